@@ -1,0 +1,1 @@
+"""From a framework's model to measured, certified builds in a bundle."""

@@ -1,0 +1,56 @@
+"""The batch of named values: how many rows there are, and the same rows at another batch size."""
+
+import numpy as np
+
+from tilth.core.errors import InvalidError
+from tilth.core.signature import BATCH, Signature, TensorSpec
+from tilth.ports.arrays import Value, Values
+
+
+def rows(values: Values, signature: Signature) -> int:
+    """Return the batch size of `values`, 1 when the graph has none.
+
+    Raises:
+        InvalidError: two inputs have different batch sizes.
+    """
+    sizes = {
+        spec.name: _size(values[spec.name], axis)
+        for spec in signature.inputs
+        if (axis := _axis(spec)) is not None and spec.name in values
+    }
+    if len(set(sizes.values())) > 1:
+        raise InvalidError(
+            "the inputs have different numbers of rows",
+            why=", ".join(f"`{name}` has {size}" for name, size in sizes.items()),
+            hint="give every input the same batch size",
+        )
+    return next(iter(sizes.values()), 1)
+
+
+def resized(values: Values, signature: Signature, wanted: int) -> dict[str, Value]:
+    """Return `wanted` rows, taken round and round from `values`; inputs without a batch stay as they are."""
+    have = rows(values, signature)
+    index = np.arange(wanted) % max(have, 1)
+    axes = {spec.name: _axis(spec) for spec in signature.inputs}
+    return {name: _taken(value, axes.get(name), index) for name, value in values.items()}
+
+
+def row_of(values: Values, signature: Signature, row: int) -> dict[str, Value]:
+    """Return one row of `values`, as a batch of one."""
+    axes = {spec.name: _axis(spec) for spec in signature.inputs}
+    return {name: _taken(value, axes.get(name), np.array([row])) for name, value in values.items()}
+
+
+def _size(value: Value, axis: int) -> int:
+    return int(value.shape[axis]) if isinstance(value, np.ndarray) and value.ndim > axis else 1
+
+
+def _taken(value: Value, axis: int | None, index: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Value:
+    if axis is None or not isinstance(value, np.ndarray):
+        return value
+    return np.ascontiguousarray(np.take(value, index, axis=axis))
+
+
+def _axis(spec: TensorSpec) -> int | None:
+    shape = spec.shape or ()
+    return shape.index(BATCH) if spec.container == "tensor" and BATCH in shape else None

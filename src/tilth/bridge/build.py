@@ -1,0 +1,335 @@
+"""From a bundle to the same bundle with measured, certified builds for one device."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tilth.bridge.blob import BlobSource, FileRange
+from tilth.bridge.bundle_read import Bundle
+from tilth.bridge.cache import Cache, key
+from tilth.bridge.candidates import Candidate, Candidates
+from tilth.bridge.certify import certificate
+from tilth.bridge.choose import choose
+from tilth.bridge.measure.arena import Arena, Limits
+from tilth.bridge.progress_file import state_from_json, state_to_json
+from tilth.bridge.request import Request
+from tilth.bridge.search import Progress, Search, State, estimate_limits
+from tilth.bridge.sight import Examiner
+from tilth.bridge.value_file import write_values
+from tilth.bridge.variants import Kitchen, Variant
+from tilth.core.build import Build, Refusal, Verdict
+from tilth.core.bundle import Choice, Manifest, Refused
+from tilth.core.certificate import Certificate
+from tilth.core.device import Device
+from tilth.core.digest import canonical_json, digest, digest_file
+from tilth.core.errors import CancelledError, InvalidError, MissingError, RefusedError
+from tilth.core.graph import Graph
+from tilth.core.record import from_json, to_json
+from tilth.ports.arrays import Value
+from tilth.ports.engine import Engine
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found for one target. `cached` says that nothing had to be measured again."""
+
+    builds: tuple[Build, ...]
+    certificates: tuple[Certificate, ...]
+    refused: tuple[Refused, ...]
+    graphs: tuple[Graph, ...]
+    blobs: Mapping[str, int]
+    choice: Choice | None
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a build works with: engines by name, commands that start children, a cache, and this Tilth's version."""
+
+    engines: Mapping[str, Engine]
+    measure: Sequence[str]
+    derive: Sequence[str]
+    cache: Cache
+    tilth: str
+
+
+def build(bundle: Bundle, device: Device, request: Request, tools: Tools, progress: Progress, folder: Path) -> "Built":
+    """Search, certify and choose; return the new manifest and where each of its blobs lies.
+
+    `folder` is an empty private folder; the blobs of variants lie in it until the caller has written the bundle.
+
+    Raises:
+        CancelledError: interrupted; what was measured is kept and a new call goes on.
+        UnavailableError: the disk is full or no process can be started.
+    """
+    return _Builder(bundle, device, request, tools, progress, folder).run()
+
+
+@dataclass(frozen=True)
+class Built:
+    """A bundle to write, and what was found. `result.choice` is None when no build agrees."""
+
+    manifest: Manifest
+    blobs: Mapping[str, BlobSource]
+    result: Result
+
+    def check(self) -> Choice:
+        """Return the choice.
+
+        Raises:
+            RefusedError: no build agrees.
+        """
+        result = self.result
+        if result.choice is not None:
+            return result.choice
+        target = result.certificates[0].device.target if result.certificates else "this device"
+        return choose(target, result.builds, {c.build: c for c in result.certificates})
+
+
+class _Builder:
+    def __init__(
+        self, bundle: Bundle, device: Device, request: Request, tools: Tools, progress: Progress, folder: Path
+    ) -> None:
+        self._bundle, self._device, self._request = bundle, device, request
+        self._tools, self._progress, self._folder = tools, progress, folder
+        self._engines = _wanted_engines(tools.engines, request.engines)
+        self._golden = bundle.golden()
+        self._key = f"search-{key(self._facts())}"
+
+    def run(self) -> Built:
+        result = self._from_cache()
+        if result is None:
+            try:
+                result = self._searched()
+            except KeyboardInterrupt:
+                raise CancelledError(
+                    "the search was interrupted",
+                    why="what was measured so far is kept",
+                    hint="run the same command again to go on",
+                ) from None
+            self._tools.cache.put(self._key, {"result": to_json(result)})
+        return self._assembled(result)
+
+    def _facts(self) -> dict[str, Any]:
+        """Return everything that a result depends on."""
+        request = self._request
+        return {
+            "graph": self._bundle.manifest.graph.digest,
+            "golden": to_json(self._bundle.manifest.golden),
+            "device": to_json(self._device),
+            "engines": {name: _version(engine) for name, engine in self._engines.items()},
+            "goal": request.goal,
+            "tolerance": str(request.tolerance),
+            "budget_s": request.budget_s,
+            "memory_bytes": request.memory_bytes,
+            "batches": list(request.batches),
+            "calibration": _values_digest(request.calibration, self._folder),
+            "evaluation": None
+            if request.evaluation is None
+            else {
+                "inputs": _values_digest(request.evaluation.inputs, self._folder),
+                "labels": _values_digest({"labels": request.evaluation.labels}, self._folder),
+                "max_drop": request.evaluation.max_drop,
+            },
+            "tilth": self._tools.tilth,
+        }
+
+    def _from_cache(self) -> Result | None:
+        record = self._tools.cache.get(self._key)
+        if not isinstance(record, dict) or "result" not in record:
+            return None
+        try:
+            result = from_json(Result, record["result"])
+        except InvalidError:
+            return None
+        for name in result.blobs:
+            data = self._tools.cache.blob(name)
+            if data is None:
+                return None
+            (self._folder / name).write_bytes(data)
+        return replace(result, cached=True)
+
+    def _searched(self) -> Result:
+        manifest = self._bundle.manifest
+        plain = self._plain()
+        child, together = estimate_limits(
+            plain.graph.weights_bytes, self._device.memory_bytes, self._request.memory_bytes
+        )
+        state = self._saved_state()
+        limits = Limits(child, together, load_s=max(60.0, self._request.budget_s))
+        arena = Arena(self._tools.measure, self._folder, self._device, limits)
+        try:
+            examiner = Examiner(
+                arena,
+                self._folder,
+                self._golden,
+                self._request,
+                dynamic_batch=manifest.signature.dynamic_batch,
+            )
+            candidates = Candidates(manifest.graph, self._device, self._request, self._kitchen(plain, examiner, child))
+            search = Search(
+                arena,
+                examiner,
+                self._request,
+                manifest.signature,
+                self._golden[0][0],
+                self._folder,
+                state,
+                self._save,
+                self._progress,
+            )
+            self._progress("preparing", 0, 1, "making the candidates")
+            made = list(candidates.of(self._engines, max(60.0, self._request.budget_s)))
+            search.run(made)
+        finally:
+            arena.close()
+        return self._certified(state, made, candidates.refused + _unseen(search.unseen))
+
+    def _plain(self) -> Variant:
+        graph = self._bundle.manifest.graph
+        path = self._bundle.materialise(graph.digest, self._folder / "plain")
+        beside = {name: size for name, size in graph.weights.items() if (path.parent / name).exists()}
+        return Variant(graph, path, beside)
+
+    def _kitchen(self, plain: Variant, examiner: Examiner, memory_bytes: int) -> Kitchen:
+        inputs = examiner.inputs
+        if self._request.calibration is not None:
+            inputs = [self._folder / "calibration.npz"]
+            write_values(inputs[0], self._request.calibration)
+        return Kitchen(
+            self._tools.derive,
+            plain,
+            self._bundle.manifest.signature,
+            inputs,
+            self._device,
+            self._folder,
+            self._tools.cache,
+            memory_bytes,
+            {"tilth": self._tools.tilth, "ort": _version(self._tools.engines["ort"])},
+        )
+
+    def _saved_state(self) -> State:
+        record = self._tools.cache.get(self._key)
+        return state_from_json(record.get("state")) if isinstance(record, dict) else State()
+
+    def _save(self, state: State) -> None:
+        self._tools.cache.put(self._key, {"state": state_to_json(state)})
+
+    def _certified(self, state: State, made: Sequence[Candidate], refused: Sequence[Refused]) -> Result:
+        evidence = digest(canonical_json(self._facts()))
+        certificates = {
+            name: certificate(
+                state.contenders[name],
+                sight,
+                device=self._device,
+                anchor=state.anchor,
+                request=self._request,
+                inputs_digest=evidence,
+                tilth=self._tools.tilth,
+            )
+            for name, sight in state.sights.items()
+        }
+        builds = tuple(candidate.build for candidate in made if candidate.build.id in certificates)
+        choice = self._chosen(state, builds, certificates)
+        used = {b.variant for b in builds} - {self._bundle.manifest.graph.digest}
+        variants = {c.variant.graph.digest: c.variant for c in made if c.variant.graph.digest in used}
+        return Result(
+            builds=builds,
+            certificates=tuple(certificates[b.id] for b in builds),
+            refused=(*refused, *state.refused.values()),
+            graphs=tuple(v.graph for v in variants.values()),
+            blobs=self._gathered(variants.values()),
+            choice=choice,
+        )
+
+    def _chosen(self, state: State, builds: Sequence[Build], certificates: Mapping[str, Certificate]) -> Choice | None:
+        try:
+            choice = choose(self._device.target, builds, certificates, self._request.goal)
+        except RefusedError:
+            return None  # the evidence is worth keeping; whoever wrote it down asks `choose` again and tells
+        dropped = {name: why for name, why in state.dropped.items() if name != choice.build}
+        return replace(choice, reasons={**choice.reasons, **dropped})
+
+    def _gathered(self, variants: Any) -> dict[str, int]:
+        """Bring the blobs that only variants have into the work folder and the cache, and return their sizes."""
+        sizes: dict[str, int] = {}
+        for variant in variants:
+            for name, size in variant.blobs.items():
+                if name in self._bundle.manifest.blobs or name in sizes:
+                    continue
+                file = variant.model if name == variant.graph.digest else variant.model.parent / name
+                data = file.read_bytes()
+                (self._folder / name).write_bytes(data)
+                self._tools.cache.put_blob(name, data)
+                sizes[name] = size
+        return sizes
+
+    def _assembled(self, result: Result) -> Built:
+        old, target = self._bundle.manifest, self._device.target
+        elsewhere = [b for b in old.builds if b.target != target]
+        kept = {b.id for b in elsewhere}
+        graphs = {g.digest: g for g in (*old.graphs, *result.graphs)}
+        used = {b.variant for b in (*elsewhere, *result.builds)} | {old.graph.digest}
+        sizes = {**old.blobs, **result.blobs}
+        wanted = _needed(old, [g for g in graphs.values() if g.digest in used])
+        manifest = replace(
+            old,
+            graphs=tuple(g for g in graphs.values() if g.digest in used),
+            builds=(*elsewhere, *result.builds),
+            certificates=(*(c for c in old.certificates if c.build in kept), *result.certificates),
+            refused=(*(r for r in old.refused if r.target != target), *result.refused),
+            choices=(
+                *(c for c in old.choices if c.target != target),
+                *([result.choice] if result.choice else []),
+            ),
+            blobs={name: sizes[name] for name in sorted(wanted)},
+            tilth=self._tools.tilth,
+        )
+        blobs: dict[str, BlobSource] = {
+            name: FileRange(self._folder / name, 0, result.blobs[name])
+            if name in result.blobs
+            else self._bundle.source(name)
+            for name in manifest.blobs
+        }
+        return Built(manifest, blobs, result)
+
+
+def _needed(old: Manifest, graphs: Sequence[Graph]) -> set[str]:
+    names = {g.digest for g in graphs} | {name for g in graphs for name in g.weights}
+    for case in old.golden.cases:
+        for value in (*case.inputs.values(), *case.outputs.values()):
+            items = value if isinstance(value, tuple) else () if value is None else (value,)
+            names |= {item.blob for item in items}
+    return names
+
+
+def _wanted_engines(engines: Mapping[str, Engine], names: Sequence[str]) -> dict[str, Engine]:
+    for name in names:
+        if name not in engines:
+            raise MissingError(
+                f"there is no engine `{name}`", why="known: " + ", ".join(engines), hint="run `tilth engines`"
+            )
+    return {name: engine for name, engine in engines.items() if not names or name in names}
+
+
+def _version(engine: Engine) -> str:
+    try:
+        return engine.version()
+    except MissingError:
+        return "missing"
+
+
+def _values_digest(values: Mapping[str, Value] | None, folder: Path) -> str | None:
+    if values is None:
+        return None
+    with tempfile.TemporaryDirectory(dir=folder) as inside:
+        path = Path(inside) / "values.npz"
+        write_values(path, values)
+        return digest_file(path)
+
+
+def _unseen(builds: Sequence[Build]) -> list[Refused]:
+    why = Refusal(Verdict.TODO, "the budget ended before it was measured; give more with `--budget`")
+    return [Refused(b.label, (why,), b.target) for b in builds]

@@ -1,0 +1,84 @@
+"""Every candidate that the engines offer for a graph on a device, and every refusal."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from tilth.bridge.measure.worker import WorkerFailed
+from tilth.bridge.request import Request
+from tilth.bridge.variants import Kitchen, Variant
+from tilth.core.build import Build, Refusal, Verdict
+from tilth.core.bundle import Refused
+from tilth.core.device import Device
+from tilth.core.errors import MissingError
+from tilth.core.graph import Graph
+from tilth.ports.engine import Engine, Option
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A build that is not measured yet, and the graph that it loads."""
+
+    build: Build
+    variant: Variant
+
+
+class Candidates:
+    """Collects candidates; `refused` holds the reason for each that was not made."""
+
+    def __init__(self, graph: Graph, device: Device, request: Request, kitchen: Kitchen) -> None:
+        self._graph, self._device, self._request, self._kitchen = graph, device, request, kitchen
+        self.refused: list[Refused] = []
+        self._failed: dict[str, WorkerFailed] = {}
+
+    def of(self, engines: Mapping[str, Engine], timeout_s: float) -> Iterator[Candidate]:
+        """Yield the candidates of every engine, the engines' own defaults first."""
+        offered = [pair for engine in engines.values() for pair in self._options(engine)]
+        # Stable: plain graphs first, since making a variant takes time that an interrupt should not waste.
+        offered.sort(key=lambda pair: (pair[1].recipe != "plain", pair[1].recipe))
+        for engine, option in offered:
+            candidate = self._candidate(engine, option, timeout_s)
+            if candidate is not None:
+                yield candidate
+
+    def _options(self, engine: Engine) -> list[tuple[Engine, Option]]:
+        try:
+            engine.version()
+        except MissingError as error:
+            self._refuse(engine.name, Refusal(Verdict.TODO, f"{error.what}; {error.hint}"))
+            return []
+        return [(engine, one) for one in engine.options(self._graph, self._device, self._request.precisions)]
+
+    def _candidate(self, engine: Engine, option: Option, timeout_s: float) -> Candidate | None:
+        build = Build(
+            graph=self._graph.digest,
+            target=self._device.target,
+            engine=engine.name,
+            precision=option.precision,
+            recipe=option.recipe,
+            settings=option.settings,
+        )
+        try:
+            variant = self._variant(option.recipe, timeout_s)
+        except WorkerFailed as error:
+            self._refuse(build.label, Refusal(Verdict.TODO, error.reason), error.last_words)
+            return None
+        if variant is None:
+            self._refuse(build.label, Refusal(Verdict.NEVER, f"recipe `{option.recipe}` changes nothing in this graph"))
+            return None
+        refusals = engine.refusals(variant.graph, self._device)
+        if refusals:
+            self.refused.append(Refused(build.label, tuple(refusals), self._device.target))
+            return None
+        return Candidate(replace(build, variant=variant.graph.digest), variant)
+
+    def _variant(self, recipe: str, timeout_s: float) -> Variant | None:
+        if recipe in self._failed:
+            raise self._failed[recipe]
+        try:
+            return self._kitchen.make(recipe, timeout_s)
+        except WorkerFailed as error:
+            self._failed[recipe] = error
+            raise
+
+    def _refuse(self, label: str, refusal: Refusal, last_words: str = "") -> None:
+        self.refused.append(Refused(label, (refusal,), self._device.target, last_words))

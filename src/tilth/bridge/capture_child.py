@@ -1,0 +1,109 @@
+"""The child process that runs a user's code or reads a user's file, and leaves a bundle without builds."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from tilth.bridge.agreement import Tolerance
+from tilth.bridge.bundle_write import write_bundle
+from tilth.bridge.capture import Captured, Terms, capture
+from tilth.bridge.value_file import read_values
+from tilth.core.build import Build, Precision
+from tilth.core.device import Device
+from tilth.core.errors import MissingError, TilthError, UnsupportedError
+from tilth.core.record import from_json
+from tilth.ports.engine import Engine, Session
+from tilth.ports.frontend import Frontend
+
+#: Where a model comes from: a file that is data, a file that is code, or a function that returns the model.
+Kind = Literal["file", "pickled", "factory"]
+
+
+def serve(
+    frontends: Sequence[Frontend],
+    find_engine: Callable[[str], Engine],
+    open_model: Callable[[Kind, str], Any],
+    commands: TextIO,
+    replies: TextIO,
+) -> None:
+    """Answer `capture` commands until the pipe closes."""
+    for line in commands:
+        request = json.loads(line)
+        request.pop("do")
+        try:
+            reply: dict[str, Any] = {"ok": _capture(frontends, find_engine, open_model, **request)}
+        except TilthError as error:
+            reply = {"error": error.as_json()}
+        except Exception as error:  # whatever the user's own code raises
+            what = f"{type(error).__name__}: {str(error)[:1000]}"
+            reply = {"error": {"error": "InvalidError", "what": "the model's code failed", "why": what, "hint": ""}}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+def _capture(
+    frontends: Sequence[Frontend],
+    find_engine: Callable[[str], Engine],
+    open_model: Callable[[Kind, str], Any],
+    *,
+    kind: Kind,
+    what: str,
+    sample: str,
+    name: str,
+    out: str,
+    device: dict[str, Any],
+    tolerance: float,
+    nonfinite: bool,
+    version: str,
+) -> dict[str, Any]:
+    model: Any = Path(what) if kind == "file" else open_model(kind, what)
+    given: Any = read_values(Path(sample)) if sample else None
+    if isinstance(model, tuple) and len(model) == 2:
+        model, own = model
+        given = given if given is not None else own
+    proving, chip = find_engine("ort"), from_json(Device, device)
+    captured = capture(
+        frontend_for(model, frontends),
+        model,
+        given,
+        name=name,
+        version=version,
+        load=loader(proving, chip),
+        terms=Terms(Tolerance(rms=tolerance) if tolerance else Tolerance(), nonfinite),
+    )
+    _write(captured, Path(out))
+    return {"agreement": captured.agreement.max_rel}
+
+
+def _write(captured: Captured, out: Path) -> None:
+    write_bundle(out, captured.manifest, captured.blobs, folder=True)
+
+
+def loader(engine: Engine, device: Device) -> Callable[[Path], Session]:
+    """Return a function that loads an ONNX file in an engine, as it is."""
+
+    def load(path: Path) -> Session:
+        return engine.load(path, Build("", device.target, engine.name, Precision.FP32), device)
+
+    return load
+
+
+def frontend_for(model: object, frontends: Sequence[Frontend]) -> Frontend:
+    """Return the first frontend that accepts the model.
+
+    Raises:
+        MissingError: the model is a path to nothing.
+        UnsupportedError: no frontend accepts it.
+    """
+    if isinstance(model, Path) and not model.exists():
+        raise MissingError(f"there is no file `{model}`", hint="check the path, or name a `package.module:factory`")
+    for frontend in frontends:
+        if frontend.accepts(model):
+            return frontend
+    found = f"`{model}`" if isinstance(model, Path) else f"a `{type(model).__module__}.{type(model).__qualname__}`"
+    raise UnsupportedError(
+        f"no frontend takes {found}",
+        why="frontends: " + ", ".join(frontend.name for frontend in frontends),
+        hint="give an .onnx file, a folder with one, a .joblib or .pt2 file with --trust, or `package.module:factory`",
+    )

@@ -1,0 +1,147 @@
+"""The child process that loads one build and does what it is told; it knows one engine and no files but its own.
+
+It reads one JSON object a line from its command pipe and answers one a line on its reply pipe. What an engine prints
+goes to the log that is its standard output and error.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from tilth.bridge.value_file import read_values, write_values
+from tilth.core.build import Build
+from tilth.core.device import Device
+from tilth.core.errors import InvalidError, TilthError
+from tilth.core.record import from_json, to_json
+from tilth.ports.arrays import Value, Values
+from tilth.ports.engine import Engine, Session
+
+_PR_SET_PDEATHSIG = 1
+
+
+def serve(find_engine: Callable[[str], Engine], commands: TextIO, replies: TextIO) -> None:
+    """Answer commands until the pipe closes."""
+    _die_with_parent()
+    child = _Child(find_engine)
+    for line in commands:
+        request = json.loads(line)
+        try:
+            reply = {"ok": getattr(child, "do_" + request.pop("do"))(**request)}
+        except TilthError as error:
+            reply = {"error": error.as_json()}
+        except Exception as error:
+            reply = {"error": {"error": type(error).__name__, "what": str(error)[:2000], "why": "", "hint": ""}}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+class _Child:
+    def __init__(self, find_engine: Callable[[str], Engine]) -> None:
+        self._find_engine = find_engine
+        self._session: Session | None = None
+        self._bare_bytes = 0
+        self._inputs: dict[str, dict[str, Value]] = {}
+
+    def do_load(self, model: str, build: dict[str, Any], device: dict[str, Any]) -> dict[str, Any]:
+        """Load the build; return how long it took and how much memory came with it."""
+        made = from_json(Build, build)
+        engine = self._find_engine(made.engine)
+        version = engine.version()
+        self._bare_bytes = _memory_bytes("VmRSS")
+        start = time.perf_counter()
+        self._session = engine.load(Path(model), made, from_json(Device, device))
+        load_ms = (time.perf_counter() - start) * 1e3
+        return {"load_ms": load_ms, "memory_bytes": self._grown_bytes(), "version": version}
+
+    def do_run(self, inputs: str, outputs: str, rows: int = 0) -> dict[str, Any]:
+        """Run one file of inputs and write the outputs beside it, `rows` rows at a time when that is not 0."""
+        values = self._read(inputs)
+        write_values(Path(outputs), _run_rows(self._ready(), values, rows) if rows else self._ready().run(values))
+        return {}
+
+    def do_time(self, inputs: str, seconds: float, most: int) -> dict[str, Any]:
+        """Call the build for about `seconds`, at most `most` times; return each call's time in nanoseconds.
+
+        A tenth of the time goes first into calls that are not counted, at least one: after another process had the
+        cores, caches are cold and threads asleep.
+        """
+        session, values = self._ready(), self._read(inputs)
+        taken: list[int] = []
+        clock = time.perf_counter_ns
+        gc.disable()
+        end = clock() + int(seconds * 1e8)
+        session.run(values)
+        while clock() < end:
+            session.run(values)
+        end = clock() + int(seconds * 1e9)
+        while len(taken) < most:
+            start = clock()
+            session.run(values)
+            stop = clock()
+            taken.append(stop - start)
+            if stop > end:
+                break
+        gc.enable()
+        return {"ns": taken}
+
+    def do_placement(self) -> Any:
+        """Return where the engine says that nodes run."""
+        return to_json(self._ready().placement())
+
+    def do_memory(self) -> dict[str, int]:
+        """Return the high-water mark of this process, and how much it grew since before the model, in bytes."""
+        return {"peak_bytes": _memory_bytes("VmHWM"), "grown_bytes": self._grown_bytes()}
+
+    def _grown_bytes(self) -> int:
+        return max(0, _memory_bytes("VmRSS") - self._bare_bytes)
+
+    def _ready(self) -> Session:
+        if self._session is None:
+            raise InvalidError("no build is loaded in this process")
+        return self._session
+
+    def _read(self, path: str) -> dict[str, Value]:
+        if path not in self._inputs:
+            self._inputs = {path: read_values(Path(path))}
+        return self._inputs[path]
+
+
+def _run_rows(session: Session, values: Values, rows: int) -> Values:
+    """Run arrays that share their first dimension in pieces, and join the outputs."""
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    total = max(a.shape[0] for a in arrays.values() if a.ndim)
+    parts: dict[str, list[Any]] = {}
+    for start in range(0, total, rows):
+        piece = {n: a[start : start + rows] if a.ndim and a.shape[0] == total else a for n, a in arrays.items()}
+        for name, value in session.run(piece).items():
+            parts.setdefault(name, []).append(value)
+    return {name: np.concatenate([np.atleast_1d(p) for p in pieces]) for name, pieces in parts.items()}
+
+
+def _memory_bytes(field: str) -> int:
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    line = next((line for line in status.splitlines() if line.startswith(field + ":")), f"{field}: 0 kB")
+    return int(line.split()[1]) * 1024
+
+
+def _die_with_parent() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        return
+    if os.getppid() == 1:
+        os._exit(1)

@@ -1,0 +1,70 @@
+"""One round of interleaved timing: every contender's block of calls right beside a block of the anchor."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+from tilth.bridge.measure.arena import Arena, Contender
+from tilth.bridge.measure.timing import Samples
+from tilth.bridge.measure.worker import Worker, WorkerFailed
+
+#: Cycles a round: the median of five ratios shrugs off two disturbed ones.
+CYCLES = 5
+_MOST_CALLS = 2000
+
+
+def time_round(
+    arena: Arena,
+    anchor: Contender,
+    contenders: Sequence[Contender],
+    inputs: Path,
+    batch: int,
+    seconds: float,
+    failed: Callable[[Contender, WorkerFailed], None],
+) -> None:
+    """Add blocks to the samples of `contenders` and of `anchor` at this batch size, in about `seconds`.
+
+    All contenders run in turn when they fit in memory together, else each runs against the anchor alone. One that
+    dies or hangs is told to `failed` and is left out from then on.
+
+    Raises:
+        WorkerFailed: the anchor itself failed.
+    """
+    rivals = [c for c in contenders if c.id != anchor.id]
+    groups = [rivals] if arena.fit_together([anchor, *rivals]) else [[rival] for rival in rivals]
+    for group in groups or [[]]:
+        _time_group(arena, anchor, group, inputs, batch, seconds / max(1, len(groups)), failed)
+
+
+def _time_group(
+    arena: Arena,
+    anchor: Contender,
+    rivals: Sequence[Contender],
+    inputs: Path,
+    batch: int,
+    seconds: float,
+    failed: Callable[[Contender, WorkerFailed], None],
+) -> None:
+    block_s = seconds / (CYCLES * (len(rivals) + 1))
+    beside = [anchor.id, *(r.id for r in rivals)]
+    active = list(rivals)
+    for cycle in range(CYCLES):
+        anchor_calls = _block(arena.ready(anchor, beside), inputs, block_s, arena.limits.call_s)
+        anchor_ns = median(anchor_calls)
+        anchor.samples.setdefault(batch, Samples()).add(anchor_calls, anchor_ns)
+        shift = cycle % max(1, len(active))
+        for rival in active[shift:] + active[:shift]:
+            try:
+                calls = _block(arena.ready(rival, beside), inputs, block_s, arena.limits.call_s)
+            except WorkerFailed as reason:
+                arena.drop(rival.id)
+                active.remove(rival)
+                failed(rival, reason)
+            else:
+                rival.samples.setdefault(batch, Samples()).add(calls, anchor_ns)
+
+
+def _block(worker: Worker, inputs: Path, seconds: float, call_s: float) -> list[int]:
+    reply = worker.call("time", call_s + seconds, inputs=str(inputs), seconds=seconds, most=_MOST_CALLS)
+    taken: list[int] = reply["ns"]
+    return taken

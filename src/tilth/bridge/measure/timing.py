@@ -1,0 +1,66 @@
+"""From raw call times to figures; pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from tilth.core.certificate import Timing
+
+#: Above this interquartile range of block medians over their median, the machine was too busy to rank close builds.
+NOISY = 0.10
+
+
+@dataclass
+class Samples:
+    """The call times of one build at one batch size, block by block, in nanoseconds.
+
+    Block i ran right beside block i of the anchor, so that whatever slowed the machine slowed both.
+    """
+
+    blocks: list[list[int]] = field(default_factory=list)
+    anchors: list[float] = field(default_factory=list)
+
+    def add(self, calls: Sequence[int], anchor_ns: float) -> None:
+        """Add one block of calls, and the median call of the anchor beside it."""
+        self.blocks.append(list(calls))
+        self.anchors.append(anchor_ns)
+
+    @property
+    def medians(self) -> list[float]:
+        """The median call of each block."""
+        return [median(block) for block in self.blocks]
+
+    @property
+    def ratios(self) -> list[float]:
+        """This build's time over the anchor's, per block, sorted."""
+        return sorted(own / anchor for own, anchor in zip(self.medians, self.anchors, strict=True))
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the `share` quantile of sorted values, between neighbours linearly."""
+    position = (len(values) - 1) * share
+    low = int(position)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (position - low)
+
+
+def summary(samples: Samples, batch: int, anchor: str) -> Timing:
+    """Return the figures of one build at one batch size; `anchor` is the id of the build beside it."""
+    calls = sorted(ns for block in samples.blocks for ns in block)
+    ratios = samples.ratios
+    medians = sorted(samples.medians)
+    spread = (quantile(medians, 0.75) - quantile(medians, 0.25)) / quantile(medians, 0.5)
+    p50 = quantile(calls, 0.5)
+    return Timing(
+        batch=batch,
+        p50_ms=round(p50 / 1e6, 6),
+        p95_ms=round(quantile(calls, 0.95) / 1e6, 6),
+        p99_ms=round(quantile(calls, 0.99) / 1e6, 6),
+        rows_per_s=round(batch * 1e9 / p50, 3),
+        calls=len(calls),
+        noise=round(spread, 4),
+        reference_build=anchor,
+        ratio=round(quantile(ratios, 0.5), 4),
+        ratio_low=round(quantile(ratios, 0.25), 4),
+        ratio_high=round(quantile(ratios, 0.75), 4),
+    )

@@ -1,0 +1,230 @@
+"""The search for the fastest build that agrees: every candidate is looked at, then successive halving decides."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tilth.bridge.batch import resized
+from tilth.bridge.candidates import Candidate
+from tilth.bridge.halving import halve, rounds
+from tilth.bridge.measure.arena import Arena, Contender
+from tilth.bridge.measure.rounds import time_round
+from tilth.bridge.measure.timing import Samples, quantile
+from tilth.bridge.measure.worker import WorkerFailed
+from tilth.bridge.request import Request
+from tilth.bridge.sight import Examiner, Sight
+from tilth.bridge.value_file import write_values
+from tilth.core.build import Build, Refusal, Verdict
+from tilth.core.bundle import Refused
+from tilth.core.signature import Signature
+from tilth.ports.arrays import Values
+
+#: Share of the budget for the first look at all candidates, and for the other batch sizes of the finalists.
+_FIRST_SHARE, _BATCH_SHARE = 0.4, 0.2
+#: A contender this many times slower than the anchor is not timed twice.
+_HOPELESS = 8.0
+_FINALISTS = 3
+#: A batch whose call would take longer than this is not measured.
+_LONGEST_CALL_S = 1.0
+
+
+class Progress(Protocol):
+    """Told what the search does, for people."""
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """`done` of `total` steps of `stage` are finished; `detail` names the one that is next."""
+        ...
+
+
+@dataclass
+class State:
+    """Everything that was found out so far; it survives an interrupt."""
+
+    contenders: dict[str, Contender] = field(default_factory=dict)
+    sights: dict[str, Sight] = field(default_factory=dict)
+    refused: dict[str, Refused] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    anchor: str = ""
+    rounds_done: int = 0
+    batches_done: bool = False
+
+    @property
+    def able(self) -> list[Contender]:
+        """Contenders that agree and were not dropped."""
+        return [
+            c
+            for c in self.contenders.values()
+            if c.id in self.sights and not self.sights[c.id].objections and c.id not in self.dropped
+        ]
+
+
+class Search:
+    """One search over candidates of one graph on one device; `save` is called whenever something was learned.
+
+    `unseen` holds the builds that the budget left no time for.
+    """
+
+    def __init__(
+        self,
+        arena: Arena,
+        examiner: Examiner,
+        request: Request,
+        signature: Signature,
+        sample: Values,
+        folder: Path,
+        state: State,
+        save: Callable[[State], None],
+        progress: Progress,
+    ) -> None:
+        self._arena, self._examiner, self._request = arena, examiner, request
+        self._signature, self._sample, self._folder = signature, sample, folder
+        self.state, self._save, self._progress = state, save, progress
+        self._batches = self._batch_sizes()
+        self.unseen: list[Build] = []
+
+    @property
+    def main_batch(self) -> int:
+        """The batch size that ranks: the smallest for latency, the largest for throughput."""
+        return self._batches[-1] if self._request.goal == "throughput" else self._batches[0]
+
+    def run(self, candidates: Sequence[Candidate]) -> None:
+        """Look at every candidate, halve until few are left, and time those at the other batch sizes."""
+        end = time.monotonic() + self._request.budget_s
+        self._first_look(candidates, self._request.budget_s * _FIRST_SHARE / max(1, len(candidates)), end)
+        self._halve(end - self._request.budget_s * _BATCH_SHARE)
+        if not self.state.batches_done:
+            self._other_batches(end)
+            self.state.batches_done = True
+            self._save(self.state)
+
+    def _first_look(self, candidates: Sequence[Candidate], share_s: float, end: float) -> None:
+        for number, candidate in enumerate(candidates):
+            build = candidate.build
+            if time.monotonic() > end and build.id not in self.state.contenders:
+                self.unseen.append(build)
+                continue
+            self._progress("measuring", number, len(candidates), build.label)
+            contender = Contender(build, candidate.variant.model, candidate.variant.graph.weights_bytes)
+            known = self.state.contenders.setdefault(build.id, contender)
+            known.model = contender.model
+            if build.id not in self.state.sights and build.id not in self.state.refused:
+                self._look(known, share_s)
+                self._save(self.state)
+        self._progress("measuring", len(candidates), len(candidates))
+
+    def _look(self, contender: Contender, share_s: float) -> None:
+        try:
+            sight = self._examiner.look(contender, [self.state.anchor])
+            self.state.sights[contender.id] = sight
+            if not sight.objections:
+                self._compare(contender, min(share_s, 1.0))
+            else:
+                self._arena.drop(contender.id)
+        except WorkerFailed as error:
+            self._fail(contender, error)
+
+    def _compare(self, contender: Contender, seconds: float) -> None:
+        """Time a contender beside the anchor; the first one becomes the anchor."""
+        anchor = self.state.contenders.get(self.state.anchor)
+        if anchor is None:
+            self.state.anchor = contender.id
+            time_round(self._arena, contender, [], self._inputs(self.main_batch), self.main_batch, seconds, self._fail)
+            return
+        worker = self._arena.ready(contender, [anchor.id])
+        reply = worker.call(
+            "time", self._arena.limits.call_s, inputs=str(self._inputs(self.main_batch)), seconds=0.0, most=1
+        )
+        typical = quantile(sorted(anchor.samples[self.main_batch].medians), 0.5)
+        if reply["ns"][0] > _HOPELESS * typical:
+            contender.samples.setdefault(self.main_batch, Samples()).add(reply["ns"], typical)
+            self._drop(contender.id, f"{reply['ns'][0] / typical:.0f} times the time of the first one at first sight")
+            return
+        time_round(
+            self._arena, anchor, [contender], self._inputs(self.main_batch), self.main_batch, seconds, self._fail
+        )
+
+    def _halve(self, end: float) -> None:
+        able = [c for c in self.state.able if self.main_batch in c.samples]
+        plan = rounds(max(0.5, end - time.monotonic()), len(able))
+        for number in range(self.state.rounds_done, len(plan)):
+            able = [c for c in self.state.able if self.main_batch in c.samples]
+            if len(able) < 2:
+                break
+            verdict = halve({c.id: c.samples[self.main_batch] for c in able})
+            for name, why in verdict.dropped.items():
+                self._drop(name, why)
+            kept = [self.state.contenders[name] for name in verdict.survivors]
+            self._progress("halving", number, len(plan), f"{len(kept)} left")
+            seconds = min(plan[number], self._enough_s(kept))
+            self._round(kept, self.main_batch, seconds)
+            self.state.rounds_done = number + 1
+            self._save(self.state)
+        self._progress("halving", len(plan), len(plan))
+
+    def _enough_s(self, contenders: Sequence[Contender]) -> float:
+        """Return how long a round is worth while: about 1,000 calls of each contender, at most what is planned."""
+        slowest_ns = max(quantile(sorted(c.samples[self.main_batch].medians), 0.5) for c in contenders)
+        return max(1.0, len(contenders) * 1000 * slowest_ns / 1e9)
+
+    def _round(self, contenders: Sequence[Contender], batch: int, seconds: float) -> None:
+        anchor = self.state.contenders[self.state.anchor]
+        try:
+            time_round(self._arena, anchor, contenders, self._inputs(batch), batch, seconds, self._fail)
+        except WorkerFailed as error:
+            # The one that everybody is compared with died late; what was measured so far still stands.
+            self._fail(anchor, error)
+
+    def _other_batches(self, end: float) -> None:
+        ranked = sorted(
+            (c for c in self.state.able if self.main_batch in c.samples),
+            key=lambda c: quantile(c.samples[self.main_batch].ratios, 0.5),
+        )[:_FINALISTS]
+        others = [batch for batch in self._batches if batch != self.main_batch]
+        for number, batch in enumerate(others):
+            self._progress("batches", number, len(others), f"batch {batch}")
+            if not ranked or self._call_s(ranked[0], batch) > _LONGEST_CALL_S:
+                break
+            left = max(0.3, end - time.monotonic()) / (len(others) - number)
+            self._round(ranked, batch, min(left, 0.7 * len(ranked)))
+        self._progress("batches", len(others), len(others))
+
+    def _call_s(self, contender: Contender, batch: int) -> float:
+        medians = sorted(contender.samples[self.main_batch].medians)
+        return quantile(medians, 0.5) / 1e9 * batch / self.main_batch
+
+    def _batch_sizes(self) -> list[int]:
+        if not self._signature.dynamic_batch:
+            return [1]
+        return sorted(set(self._request.batches))
+
+    def _inputs(self, batch: int) -> Path:
+        path = self._folder / f"batch-{batch}.npz"
+        if not path.exists():
+            fixed = not self._signature.dynamic_batch
+            write_values(path, self._sample if fixed else resized(self._sample, self._signature, batch))
+        return path
+
+    def _drop(self, contender_id: str, why: str) -> None:
+        self.state.dropped[contender_id] = why
+        if contender_id != self.state.anchor:
+            self._arena.drop(contender_id)
+
+    def _fail(self, contender: Contender, error: WorkerFailed) -> None:
+        self._arena.drop(contender.id)
+        self.state.sights.pop(contender.id, None)
+        refusal = Refusal(Verdict.UPSTREAM, error.reason)
+        label, target = contender.build.label, contender.build.target
+        self.state.refused[contender.id] = Refused(label, (refusal,), target, error.last_words)
+
+
+def estimate_limits(weights_bytes: int, device_bytes: int, asked_bytes: int) -> tuple[int, int]:
+    """Return the memory limit of one child and of all loaded children together, in bytes.
+
+    A child may take eight times the weights plus 1.5 GiB, which no engine needed on any model measured, but not more
+    than 80 % of the device. Together they stay below three times the weights plus 350 MiB, room for two contenders.
+    """
+    child = asked_bytes or min(8 * weights_bytes + (3 << 29), math.floor(device_bytes * 0.8) or (1 << 62))
+    return child, 3 * weights_bytes + (350 << 20)

@@ -1,0 +1,120 @@
+"""The first look at a contender: does it load, does it agree, what does it take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tilth.bridge.agreement import compare
+from tilth.bridge.measure.arena import Arena, Contender
+from tilth.bridge.measure.worker import Worker
+from tilth.bridge.request import Evaluation, Request
+from tilth.bridge.task import metric
+from tilth.bridge.value_file import read_values, write_values
+from tilth.core.build import Precision
+from tilth.core.certificate import Agreement, Placement, Task
+from tilth.core.record import from_json
+from tilth.ports.arrays import Value
+
+#: Rows that labelled data goes through a build at a time.
+_EVAL_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a contender showed before any ranking. `objections` is empty when it may win."""
+
+    agreement: Agreement
+    objections: tuple[str, ...]
+    placement: Placement
+    load_ms: float
+    load_memory_bytes: int
+    peak_memory_bytes: int
+    version: str
+    task: Task | None = None
+
+
+class Examiner:
+    """Runs the golden set, and labelled data where there is some, through contenders."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        folder: Path,
+        golden: Sequence[tuple[Mapping[str, Value], Mapping[str, Value]]],
+        request: Request,
+        *,
+        dynamic_batch: bool,
+    ) -> None:
+        self._arena, self._folder, self._request = arena, folder, request
+        self._golden = [outputs for _, outputs in golden]
+        self._inputs = []
+        for number, (inputs, _) in enumerate(golden):
+            self._inputs.append(folder / f"golden-{number}.npz")
+            write_values(self._inputs[-1], inputs)
+        self._eval_rows = _EVAL_ROWS if dynamic_batch else 0
+        self._source_metric: float | None = None
+        if request.evaluation is not None:
+            write_values(self._eval_path, request.evaluation.inputs)
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The files of golden inputs."""
+        return self._inputs
+
+    @property
+    def _eval_path(self) -> Path:
+        return self._folder / "eval.npz"
+
+    def look(self, contender: Contender, beside: Sequence[str] = ()) -> Sight:
+        """Load a contender, run everything through it, and say what it showed.
+
+        Raises:
+            WorkerFailed: it crashed, hung, outgrew its memory or refused to run.
+        """
+        worker = self._arena.ready(contender, beside)
+        limit_s = self._arena.limits.call_s
+        found = [(self._run(worker, path, 0), golden) for path, golden in zip(self._inputs, self._golden, strict=True)]
+        agreement = compare(found)
+        placement = from_json(Placement, worker.call("placement", limit_s))
+        objections = self._request.tolerance.objections(agreement, contender.build.precision)
+        task = None
+        if self._request.evaluation is not None:
+            task = self._task(worker, self._request.evaluation, contender.build.precision, objections)
+            objections = _task_objections(task, self._request.evaluation)
+        if placement.fallback_share > 0:
+            share, where = placement.fallback_share, ", ".join(placement.nodes)
+            objections = [*objections, f"{share:.0%} of its nodes are not on {placement.asked} but on {where}"]
+        memory = worker.call("memory", limit_s)
+        contender.peak_memory_bytes = memory["peak_bytes"]
+        contender.load_memory_bytes = max(contender.load_memory_bytes, memory["grown_bytes"])
+        return Sight(
+            agreement=agreement,
+            objections=tuple(objections),
+            placement=placement,
+            load_ms=round(contender.load_ms, 3),
+            load_memory_bytes=contender.load_memory_bytes,
+            peak_memory_bytes=contender.peak_memory_bytes,
+            version=contender.version,
+            task=task,
+        )
+
+    def _run(self, worker: Worker, inputs: Path, rows: int) -> dict[str, Value]:
+        outputs = self._folder / "outputs.npz"
+        worker.call("run", self._arena.limits.call_s, inputs=str(inputs), outputs=str(outputs), rows=rows)
+        return read_values(outputs)
+
+    def _task(self, worker: Worker, data: Evaluation, precision: Precision, objections: Sequence[str]) -> Task:
+        name, value = metric(self._run(worker, self._eval_path, self._eval_rows), data.labels)
+        if self._source_metric is None and precision is Precision.FP32 and not objections:
+            # The source framework is not here any more; the first fp32 build that repeats its golden
+            # outputs stands for it.
+            self._source_metric = value
+        source = value if self._source_metric is None else self._source_metric
+        return Task(name, round(source, 6), round(value, 6), len(data.labels))
+
+
+def _task_objections(task: Task, data: Evaluation) -> list[str]:
+    drop = task.source - task.build
+    if drop <= data.max_drop:
+        return []
+    return [f"{task.metric} drops by {drop:.2%} to {task.build:.2%}, at most {data.max_drop:.2%} was asked for"]

@@ -1,0 +1,115 @@
+"""Named values in `.npz` files: samples, inputs, outputs and labelled data.
+
+A tensor is one array under its name. A sequence is `name#0`, `name#1` and so on. An absent optional has no entry.
+Strings are stored as numpy's fixed-width text, never as objects.
+"""
+
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from tilth.core.errors import InvalidError, MissingError
+from tilth.ports.arrays import Array, Value, Values
+
+MOST_BYTES = 16 << 30
+MOST_ARRAYS = 4096
+
+
+def write_values(path: Path, values: Values) -> None:
+    """Write values to an uncompressed `.npz`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in _entries(values):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, _storable(array), allow_pickle=False)
+
+
+def read_values(path: Path) -> dict[str, Value]:
+    """Read values; text comes back as object arrays of `str`.
+
+    Raises:
+        MissingError: there is no such file.
+        InvalidError: it is not an `.npz` of plain arrays, or larger than 16 GiB.
+    """
+    if not path.exists():
+        raise MissingError(f"there is no file `{path}`", hint="make one with `numpy.savez(path, name=array)`")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _grouped(_read_members(archive))
+    except InvalidError as error:
+        error.what = f"`{path}` {error.what}"
+        raise
+    except (zipfile.BadZipFile, ValueError, EOFError, MemoryError, NotImplementedError, OSError) as error:
+        raise InvalidError(
+            f"`{path}` is not a readable `.npz` of plain arrays",
+            why=str(error).splitlines()[0][:300] if str(error) else type(error).__name__,
+            hint="write it with `numpy.savez(path, name=array)`, numbers or text only, no Python objects",
+        ) from None
+
+
+def _storable(array: Array) -> Array:
+    if array.dtype.kind != "O":
+        return np.ascontiguousarray(array) if array.ndim else array
+    # ONNX strings come as objects; an `S` array would drop what is not ASCII.
+    return array.astype(str)
+
+
+def _entries(values: Values) -> Iterable[tuple[str, Array]]:
+    for name, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, np.ndarray) or np.isscalar(value):
+            yield name, np.asarray(value)
+        else:
+            yield from ((f"{name}#{i}", np.asarray(item)) for i, item in enumerate(value))
+
+
+def _read_members(archive: zipfile.ZipFile) -> dict[str, Array]:
+    members = archive.infolist()
+    if len(members) > MOST_ARRAYS or sum(m.file_size for m in members) > MOST_BYTES:
+        raise InvalidError(
+            "holds too much",
+            why=f"at most {MOST_ARRAYS} arrays and {MOST_BYTES >> 30} GiB are read",
+            hint="use fewer rows",
+        )
+    found = {}
+    for member in members:
+        with archive.open(member) as file:
+            _check_header(file, member)
+        with archive.open(member) as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+        found[member.filename.removesuffix(".npy")] = array.astype(object) if array.dtype.kind in "SU" else array
+    return found
+
+
+def _check_header(file: IO[bytes], member: zipfile.ZipInfo) -> None:
+    major, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    claimed = dtype.itemsize
+    for dim in shape:
+        claimed *= dim
+    if claimed > member.file_size:
+        raise InvalidError(
+            f"claims {claimed} bytes for `{member.filename}` and holds {member.file_size}",
+            why="the header and the data contradict each other",
+            hint="the file is damaged; write it again",
+        )
+
+
+def _grouped(arrays: Mapping[str, Array]) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for name, array in arrays.items():
+        base, mark, index = name.rpartition("#")
+        if not (mark and index.isdecimal()):
+            values[name] = array
+        elif index == "0":
+            items = (arrays.get(f"{base}#{i}") for i in range(len(arrays)))
+            values[base] = [item for item in items if item is not None]
+    return values

@@ -1,0 +1,109 @@
+"""The `tilth` command: a table of commands, each loaded when it is used."""
+
+import inspect
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from tilth import __version__
+from tilth.cli.failure import interrupted, stop_writing, tell
+
+#: Name, module, and the first line of the docstring of the module's function `command`.
+Table = tuple[tuple[str, str, str], ...]
+COMMANDS: Table = (
+    ("import", "tilth.cli.import_", "Turn a trained model into a bundle."),
+    ("build", "tilth.cli.build", "Find the fastest build that gives the same answers."),
+    ("show", "tilth.cli.show", "Show what is in a bundle."),
+    ("explain", "tilth.cli.explain", "Show every candidate with its figures, and why it won or lost."),
+    ("run", "tilth.cli.run", "Run a bundle on arrays from a file."),
+    ("bench", "tilth.cli.bench", "Measure a bundle's build again on this machine."),
+    ("devices", "tilth.cli.devices", "List the chips on this machine that can run a build."),
+    ("engines", "tilth.cli.engines", "List the engines, installed or not, and the chips they refuse."),
+    ("doctor", "tilth.cli.doctor", "Look for what makes builds slow, wrong or unsafe on this machine."),
+)
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class LazyCommand(TyperCommand):
+    """A name and a line of help in place of a command, whose module is imported when it is used."""
+
+    def __init__(self, name: str, module: str, summary: str) -> None:
+        super().__init__(name, help=summary, short_help=summary, rich_markup_mode=None)
+        self.module = module
+
+    def load(self) -> Any:
+        """Import the module and return its function `command` as a command of the CLI library.
+
+        The help is the function's docstring up to its `Raises` section.
+        """
+        # Not at the top: wiring knows the ports and they know numpy, which `tilth --help` does without.
+        from tilth import wiring
+
+        function = wiring.load(f"{self.module}:command")
+        text = (inspect.getdoc(function) or "").split("\nRaises:")[0].rstrip()
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(self.name, help=text)(function)
+        return typer.main.get_command(app)
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        """Return the context of the command that this stands for."""
+        return self.load().make_context(info_name, args, parent, **extra)
+
+
+class Group(TyperGroup):
+    """The `tilth` command itself."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; interruption becomes an error like every other."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise interrupted() from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tilth {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+def group(table: Table = COMMANDS) -> Any:
+    """Return the whole command line as a group of the CLI library."""
+    app = typer.Typer(cls=Group, rich_markup_mode=None, context_settings=_SETTINGS)
+    about = "Prove and measure a trained model on every chip a team owns."
+    app.callback(invoke_without_command=True, help=about)(_root)
+    made: Any = typer.main.get_command(app)
+    made.commands = {name: LazyCommand(name, module, summary) for name, module, summary in table}
+    return made
+
+
+def main(argv: list[str] | None = None, table: Table = COMMANDS) -> int:
+    """Run the command line and return its exit code; the table is in `docs/reference/exit-codes.md`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe that cannot show a letter gets its escape instead of a crash.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = group(table).main(arguments, prog_name="tilth", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        return stop_writing()
+    except KeyboardInterrupt:
+        return tell(interrupted(), "--json" in arguments)
+    except Exception as error:
+        return tell(error, "--json" in arguments)

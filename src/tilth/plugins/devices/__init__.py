@@ -1,0 +1,1 @@
+"""Chips that can be found on a machine, one kind per file."""

@@ -1,0 +1,1 @@
+"""Frameworks that models come from, one per file."""

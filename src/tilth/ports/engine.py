@@ -1,0 +1,73 @@
+"""What an engine plug-in must offer: refusals, candidates, and sessions that say where they run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tilth.core.build import Build, Precision, Refusal, Scalar
+from tilth.core.certificate import Placement
+from tilth.core.device import Device
+from tilth.core.graph import Graph
+from tilth.ports.arrays import Value, Values
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way in which an engine offers to run a graph: a precision, a recipe of passes, and its own settings."""
+
+    precision: Precision
+    recipe: str = "plain"
+    settings: dict[str, Scalar] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """A loaded build."""
+
+    def run(self, inputs: Values) -> dict[str, Value]:
+        """Return every output by name, in graph order. `inputs` are of the signature's names, dtypes and shapes.
+
+        The arrays are read, never written. The outputs belong to the caller.
+
+        Raises:
+            InvalidError: the engine refuses the values.
+        """
+        ...
+
+    def placement(self) -> Placement:
+        """Return where the engine says that each node was assigned; asked of the engine, never assumed."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory and threads. Calling it twice is allowed."""
+        ...
+
+
+class Engine(Protocol):
+    """What executes a graph on a target. Vendor libraries are imported inside these methods only."""
+
+    name: str
+
+    def version(self) -> str:
+        """Return the engine's version.
+
+        Raises:
+            MissingError: the engine is not installed; the hint names the extra.
+        """
+        ...
+
+    def refusals(self, graph: Graph, device: Device) -> list[Refusal]:
+        """Return every reason why this engine will not run this graph on this device; empty when it will."""
+        ...
+
+    def options(self, graph: Graph, device: Device, precisions: Sequence[Precision]) -> list[Option]:
+        """Return the ways to run this graph that are worth measuring, the engine's own default first."""
+        ...
+
+    def load(self, model: Path, build: Build, device: Device) -> Session:
+        """Compile and load an ONNX file, whose external weights lie beside it.
+
+        Raises:
+            UnsupportedError: the engine cannot compile this graph; its own words are the reason.
+        """
+        ...

@@ -1,0 +1,129 @@
+"""The only module that names concrete plug-ins; third parties come in by entry point."""
+
+import os
+import sys
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, cast
+
+from tilth.core.errors import MissingError
+
+if TYPE_CHECKING:
+    from tilth.ports.engine import Engine
+    from tilth.ports.frontend import Frontend
+    from tilth.ports.prober import Prober
+
+# Order matters: the first frontend that accepts a model takes it.
+_FRONTENDS = {
+    "onnx": "tilth.plugins.frontends.onnx_file:OnnxFrontend",
+    "lightgbm": "tilth.plugins.frontends.lightgbm:LightGBMFrontend",
+    "xgboost": "tilth.plugins.frontends.xgboost:XGBoostFrontend",
+    "torch": "tilth.plugins.frontends.torch:TorchFrontend",
+    "sklearn": "tilth.plugins.frontends.sklearn:SklearnFrontend",
+}
+_ENGINES = {
+    "ort": "tilth.plugins.engines.ort:OrtEngine",
+    "openvino": "tilth.plugins.engines.openvino:OpenVinoEngine",
+    "reference": "tilth.plugins.engines.reference:ReferenceEngine",
+}
+_PROBERS = {
+    "cpu": "tilth.plugins.devices.cpu:CpuProber",
+    "null": "tilth.plugins.devices.null:NullProber",
+}
+_ROLES = {
+    "measure": "tilth.bridge.measure.child:serve",
+    "derive": "tilth.bridge.derive:serve",
+    "capture": "tilth.bridge.capture_child:serve",
+}
+
+
+def frontends() -> "list[Frontend]":
+    """Return every frontend, installed or not, in the order in which they are asked."""
+    return [cast("Frontend", item) for item in _all("tilth.frontends", _FRONTENDS).values()]
+
+
+def engines() -> "dict[str, Engine]":
+    """Return every engine by name, installed or not."""
+    return {name: cast("Engine", item) for name, item in _all("tilth.engines", _ENGINES).items()}
+
+
+def engine(name: str) -> "Engine":
+    """Return one engine.
+
+    Raises:
+        MissingError: no engine has this name.
+    """
+    known = engines()
+    if name not in known:
+        raise MissingError(
+            f"there is no engine `{name}`",
+            why="known engines: " + ", ".join(known),
+            hint="run `tilth engines` to see which are installed",
+        )
+    return known[name]
+
+
+def probers() -> "list[Prober]":
+    """Return every device prober."""
+    return [cast("Prober", item) for item in _all("tilth.devices", _PROBERS).values()]
+
+
+def load(path: str) -> Any:
+    """Return what `package.module:name` names, or the module when there is no colon."""
+    module, _, attribute = path.partition(":")
+    found = import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+def open_model(kind: str, what: str) -> Any:
+    """Return a model by running code: a `factory` is called, a `pickled` file is unpickled.
+
+    Both run whatever they hold. Only a child process that a person asked for calls this.
+
+    Raises:
+        MissingError: the module, the function or joblib is not there.
+    """
+    try:
+        if kind == "pickled":
+            return load("joblib:load")(what)
+        # A factory is found as `python -m` would find it: from the folder that the command was started in.
+        sys.path.insert(0, os.getcwd())
+        return load(what)()
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise MissingError(
+            f"`{what}` cannot be opened",
+            why=str(error),
+            hint="install what the model was saved with, or start from the folder that holds the module",
+        ) from None
+
+
+def worker_command(role: str) -> tuple[str, ...]:
+    """Return the command that starts a child, `measure`, `derive` or `capture`; two pipe numbers are appended to it."""
+    return (sys.executable, "-m", "tilth.wiring", role)
+
+
+def _all(group: str, builtin: dict[str, str]) -> dict[str, Any]:
+    found = {name: _made(path) for name, path in builtin.items()}
+    for point in entry_points(group=group):
+        found.setdefault(point.name, _made(point.value))
+    return found
+
+
+@cache
+def _made(path: str) -> Any:
+    return load(path)()
+
+
+def _serve_child(role: str, commands: int, replies: int) -> None:
+    # Loaded late, so that a child that measures does not carry what one that derives needs.
+    serve = load(_ROLES[role])
+    with os.fdopen(commands, encoding="utf-8") as reading, os.fdopen(replies, "w", encoding="utf-8") as writing:
+        if role == "capture":
+            serve(frontends(), engine, open_model, reading, writing)
+        else:
+            serve(engine, reading, writing)
+
+
+if __name__ == "__main__":
+    _serve_child(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
