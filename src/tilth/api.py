@@ -1,15 +1,12 @@
 """The public Python API: import a model, build it, load and run it."""
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from tilth import __version__, wiring
 from tilth.bridge.agreement import Tolerance
-from tilth.bridge.build import Tools
-from tilth.bridge.build import build as build_bundle
+from tilth.bridge.build import Tools, build_file
 from tilth.bridge.bundle_read import open_bundle
 from tilth.bridge.bundle_write import write_bundle
 from tilth.bridge.cache import Cache
@@ -18,10 +15,8 @@ from tilth.bridge.capture_child import frontend_for, loader
 from tilth.bridge.model import Model, load_model
 from tilth.bridge.request import Request, evaluation
 from tilth.core.bundle import Choice, Manifest
-from tilth.core.device import Device
-from tilth.core.errors import MissingError
 
-__all__ = ["Model", "build", "import_model", "load", "quiet", "this_device"]
+__all__ = ["Model", "build", "import_model", "load", "quiet"]
 
 
 def import_model(
@@ -55,7 +50,7 @@ def import_model(
         sample,
         name=name or Path(out).stem,
         version=__version__,
-        load=loader(wiring.engine("ort"), this_device()),
+        load=loader(wiring.engine("ort"), wiring.this_device()),
         terms=Terms(Tolerance(rms=tolerance) if tolerance else Tolerance(), nonfinite),
     )
     write_bundle(out, captured.manifest, captured.blobs)
@@ -104,13 +99,7 @@ def build(
     tools = Tools(
         wiring.engines(), wiring.worker_command("measure"), wiring.worker_command("derive"), Cache(), __version__
     )
-    folder = Path(tempfile.mkdtemp(prefix="tilth-"))
-    try:
-        with open_bundle(Path(path)) as bundle:
-            built = build_bundle(bundle, this_device(), request, tools, progress or quiet, folder)
-            write_bundle(out or path, built.manifest, built.blobs)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    built = build_file(Path(path), out or path, wiring.this_device(), request, tools, progress or quiet)
     return built.check()
 
 
@@ -123,20 +112,7 @@ def load(path: str | Path) -> Model:
         RefusedError: no build is certified for this chip and the engines installed here.
     """
     with open_bundle(Path(path)) as bundle:
-        return load_model(bundle, this_device(), wiring.engines())
-
-
-def this_device() -> Device:
-    """Return the CPU that this process runs on.
-
-    Raises:
-        MissingError: it could not be told.
-    """
-    for prober in wiring.probers():
-        for device in prober.devices():
-            if device.target.startswith("cpu-"):
-                return device
-    raise MissingError("no CPU was recognised", hint="run `tilth devices` and `tilth doctor`")
+        return load_model(bundle, wiring.this_device(), wiring.engines())
 
 
 def quiet(stage: str, done: int, total: int, detail: str = "") -> None:

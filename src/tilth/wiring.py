@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tilth.core.errors import MissingError
 
 if TYPE_CHECKING:
+    from tilth.core.device import Device
     from tilth.ports.engine import Engine
     from tilth.ports.frontend import Frontend
     from tilth.ports.prober import Prober
@@ -67,6 +68,21 @@ def engine(name: str) -> "Engine":
 def probers() -> "list[Prober]":
     """Return every device prober."""
     return [cast("Prober", item) for item in _all("tilth.devices", _PROBERS).values()]
+
+
+def this_device() -> "Device":
+    """Return the CPU that this process runs on.
+
+    Raises:
+        MissingError: no prober recognises it.
+    """
+    for prober in probers():
+        for device in prober.devices():
+            if device.target.startswith("cpu-"):
+                return device
+    raise MissingError(
+        "no CPU was recognised", why="no prober found one", hint="run `tilth devices` and `tilth doctor`"
+    )
 
 
 def load(path: str) -> Any:

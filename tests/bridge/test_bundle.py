@@ -1,6 +1,7 @@
 """Bundles written and read back: bit for bit, whole or not at all."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -22,13 +23,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tilth.bridge import bundle_read
+from tilth.bridge import manifest as manifest_limits
+from tilth.bridge import model_checks, model_file, model_walk, stored_zip, tensor_bytes
 from tilth.bridge.arrays import decode_array
 from tilth.bridge.blob import FileRange, sizes_of
 from tilth.bridge.bundle_read import open_bundle
 from tilth.bridge.bundle_write import encode_array, encode_value, write_bundle
+from tilth.bridge.manifest import decode_manifest
 from tilth.bridge.skeleton import Parts, split
-from tilth.core.digest import digest
+from tilth.core.digest import canonical_json, digest
 from tilth.core.errors import (
     InvalidError,
     MissingError,
@@ -37,6 +40,7 @@ from tilth.core.errors import (
     UnsupportedError,
     UntrustedError,
 )
+from tilth.core.record import to_json
 from tilth.ports.arrays import Value
 
 DTYPES = ["f2", "f4", "f8", "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">f4", ">i8"]
@@ -72,7 +76,7 @@ def test_every_numeric_array_survives_bit_for_bit(data: st.DataObject) -> None:
 
 
 @given(hnp.arrays(object, hnp.array_shapes(min_dims=0, min_side=0, max_side=3), elements=st.text()))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_every_text_survives(array: Any) -> None:
     assert same(decode_array(*encode_array(array)), array)
 
@@ -179,12 +183,8 @@ def test_an_open_file_keeps_what_it_was_when_another_takes_its_place(tmp_path: P
 @pytest.mark.parametrize("limit", [0, 64 << 20])
 def test_engines_load_what_materialise_writes(tmp_path: Path, kind: bool, limit: int) -> None:
     manifest, _ = write_sample(tmp_path / "m.tilth", folder=kind)
-    before, bundle_read.SELF_CONTAINED_BYTES = bundle_read.SELF_CONTAINED_BYTES, limit
-    try:
-        with open_bundle(tmp_path / "m.tilth") as bundle:
-            path = bundle.materialise(manifest.graph.digest, tmp_path / "new")
-    finally:
-        bundle_read.SELF_CONTAINED_BYTES = before
+    with open_bundle(tmp_path / "m.tilth") as bundle:
+        path = bundle.materialise(manifest.graph.digest, tmp_path / "new", self_contained_bytes=limit)
     assert {item.name for item in path.parent.iterdir()} == {"model.onnx"} | (
         set() if limit else set(manifest.graph.weights)
     )
@@ -434,3 +434,37 @@ def test_encode_value_keeps_the_blobs_of_a_sequence() -> None:
     ]
     assert len(blobs) == 2
     assert encode_value(None) == (None, {})
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "bundle.md"
+
+
+@pytest.mark.parametrize(
+    ("limit", "shown"),
+    [
+        (manifest_limits.MAX_BLOBS, "100,000"),
+        (manifest_limits.MAX_MANIFEST_BYTES, "64 MiB"),
+        (manifest_limits.MAX_TOTAL_BYTES, "64 GiB"),
+        (manifest_limits.MAX_CONTAINERS, "2,000,000"),
+        (model_walk.MAX_NODES, "200,000"),
+        (model_walk.MAX_PARTS, "1,000,000"),
+        (model_walk.MAX_DEPTH, "32"),
+        (model_file.MAX_MODEL_BYTES, "2 GiB"),
+        (model_checks.BLOB_BYTES, "4 KiB"),
+        (tensor_bytes.MAX_RANK, "32"),
+        (tensor_bytes.MAX_ELEMENTS, "2^48"),
+        (stored_zip.MAX_DIRECTORY_BYTES, "32 MiB"),
+    ],
+)
+def test_the_limits_in_the_documentation_are_those_of_the_code(limit: int, shown: str) -> None:
+    units = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+    number, _, unit = shown.partition(" ")
+    value = 1 << int(number[2:]) if number.startswith("2^") else int(number.replace(",", "")) * units.get(unit, 1)
+    assert limit in (value, value - 1)
+    assert f"| {shown} |" in DOCUMENT.read_text("utf-8")
+
+
+def test_the_manifest_in_the_documentation_is_read() -> None:
+    text = DOCUMENT.read_text("utf-8").split("```json\n")[1].split("```")[0]
+    manifest = decode_manifest(canonical_json(json.loads(text)))
+    assert json.loads(text) == to_json(manifest)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from bundle_samples import BIAS, WEIGHTS, manifest_of, model, tensor, write_sample
 from hypothesis import given, settings
@@ -24,6 +23,7 @@ from tilth.bridge.bundle_read import open_bundle
 from tilth.bridge.bundle_write import write_bundle
 from tilth.bridge.manifest import decode_manifest
 from tilth.bridge.skeleton import facts, split
+from tilth.bridge.stored_zip import read_members
 from tilth.core.bundle import Array, Manifest
 from tilth.core.digest import canonical_json, digest
 from tilth.core.errors import InvalidError, MissingError, TilthError, UnsupportedError, UntrustedError
@@ -193,18 +193,18 @@ def test_bytes_hidden_between_members_are_refused(tmp_path: Path) -> None:
         open_bundle(path)
 
 
-def test_more_members_than_the_limit_are_refused_before_they_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "m.tilth"
-    pack(path, [("manifest.json", b"{}"), *((f"blobs/{i:064x}", b"") for i in range(limits.MAX_BLOBS + 1))])
-    with pytest.raises(UntrustedError, match="100002 members"):
-        open_bundle(path)
+def test_more_members_than_the_limit_are_refused(tmp_path: Path) -> None:
+    path, members = sample(tmp_path)
+    with path.open("rb") as file:
+        assert len(read_members(file.fileno(), limit=len(members))) == len(members)
+        with pytest.raises(UntrustedError, match=f"limit of {len(members) - 1}"):
+            read_members(file.fileno(), limit=len(members) - 1)
 
 
 def test_more_than_65535_members_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "m.tilth"
-    pack(path, [("manifest.json", b"{}"), *((f"blobs/{i:064x}", b"") for i in range(65_600))])
-    with pytest.raises(InvalidError, match="schema"):
-        open_bundle(path)
+    pack(tmp_path / "z", [("manifest.json", b"{}"), *((f"blobs/{i:064x}", b"") for i in range(65_535))])
+    with (tmp_path / "z").open("rb") as file:
+        assert len(read_members(file.fileno(), limit=limits.MAX_BLOBS)) == 65_536
 
 
 def test_a_claimed_size_of_2_to_the_63_is_refused(tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_a_skeleton_that_reaches_out_or_contradicts_is_refused(
 
 def test_a_skeleton_that_is_no_model_is_refused(tmp_path: Path) -> None:
     manifest, blobs = manifest_of(split(model(), None))
-    blobs["".join(digest(b"junk\xff"))] = b"junk\xff"
+    blobs[digest(b"junk\xff")] = b"junk\xff"
     graph = replace(manifest.graph, digest=digest(b"junk\xff"))
     sizes = {name: len(blob) for name, blob in blobs.items()}
     path = hostile_bundle(tmp_path / "m.tilth", replace(manifest, graphs=(graph,), blobs=sizes), blobs)
@@ -439,13 +439,17 @@ def folder_sample(folder: Path) -> tuple[Path, Path]:
     return folder / "m.tilth", folder / "m.tilth" / "blobs" / digest(WEIGHTS.tobytes())
 
 
+def elsewhere(blob: Path) -> Path:
+    return next(folder for folder in blob.parents if folder.name == "m.tilth").parent / "elsewhere"
+
+
 def as_symlink(blob: Path) -> None:
-    blob.rename(blob.parents[2] / "elsewhere")
-    blob.symlink_to(blob.parents[2] / "elsewhere")
+    blob.rename(elsewhere(blob))
+    blob.symlink_to(elsewhere(blob))
 
 
 def as_hard_link(blob: Path) -> None:
-    (blob.parents[2] / "elsewhere").hardlink_to(blob)
+    elsewhere(blob).hardlink_to(blob)
 
 
 def as_pipe(blob: Path) -> None:
@@ -477,7 +481,7 @@ def test_a_blob_that_becomes_a_link_after_opening_is_refused(tmp_path: Path, att
 
 @pytest.mark.parametrize("attack", [as_symlink, as_hard_link, as_pipe, as_folder])
 def test_a_manifest_that_is_a_link_or_device_is_refused(tmp_path: Path, attack: Callable[[Path], None]) -> None:
-    path, _ = folder_sample(tmp_path / "a" if (tmp_path / "a").mkdir() is None else tmp_path)
+    path, _ = folder_sample(tmp_path)
     attack(path / "manifest.json")
     with pytest.raises(UntrustedError):
         open_bundle(path)
@@ -552,7 +556,8 @@ def test_a_flipped_byte_in_every_blob_and_in_the_manifest_is_found(packed: tuple
         ranges = [bundle.source(name) for name in bundle.manifest.blobs]
     chance = random.Random(3)  # noqa: S311
     places = [item.offset + chance.randrange(item.length) for item in ranges for _ in range(5)]
-    for at in [*places, 30 + len("manifest.json") + 40]:
+    places += [43 + chance.randrange(good.index(b"\n") - 43) for _ in range(50)]
+    for at in places:
         flipped = bytearray(good)
         flipped[at] ^= 1 << chance.randrange(8)
         path.write_bytes(flipped)
@@ -567,8 +572,3 @@ def test_random_bytes_after_the_magic_never_crash_the_reader(packed: tuple[Path,
     path.write_bytes(b"PK\3\4" + noise + b"PK\5\6" + noise[:18].ljust(18, b"\0"))
     with pytest.raises(TilthError):
         open_bundle(path)
-
-
-def test_a_flipped_byte_in_an_array_is_not_hidden_by_equal_values() -> None:
-    zero, minus = np.array([0.0]), np.array([-0.0])
-    assert digest(zero.tobytes()) != digest(minus.tobytes())

@@ -82,10 +82,10 @@ def decode_array(array: record.Array, data: bytes) -> Array:
 def _encode_texts(value: Array) -> bytes:
     try:
         texts = [item.decode() if isinstance(item, bytes) else item for item in value.ravel().tolist()]
-        wrong = next((item for item in texts if not isinstance(item, str)), None)
-        if wrong is None:
+        wrong = [item for item in texts if not isinstance(item, str)]
+        if not wrong:
             return canonical_json(texts)
-        why = f"`{wrong!r:.60}` is of type {type(wrong).__name__}"
+        why = f"`{wrong[0]!r:.60}` is of type {type(wrong[0]).__name__}"
     except UnicodeError as error:
         why = f"a text is not valid Unicode: {str(error)[:120]}"
     raise InvalidError(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilth.core.errors import MissingError, UntrustedError
+from tilth.core.errors import MissingError, UnavailableError, UntrustedError
 
 BLOCK_BYTES = 1 << 20
 
@@ -76,6 +76,7 @@ def open_regular(path: Path | str, *, parent: int | None = None, follow: bool = 
 
     Raises:
         MissingError: there is no such file.
+        UnavailableError: permission is denied.
         UntrustedError: it is a link, a folder, a pipe or a device.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
@@ -84,6 +85,10 @@ def open_regular(path: Path | str, *, parent: int | None = None, follow: bool = 
     except FileNotFoundError:
         raise MissingError(
             f"there is no file `{path}`", why="it is named and not there", hint="check the path"
+        ) from None
+    except PermissionError:
+        raise UnavailableError(
+            f"`{path}` cannot be read", why="permission denied", hint="ask for permission to read it"
         ) from None
     except OSError as error:
         raise not_regular(str(path), error.strerror or str(error)) from None

@@ -1,5 +1,6 @@
 """From a bundle to the same bundle with measured, certified builds for one device."""
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tilth.bridge.blob import BlobSource, FileRange
-from tilth.bridge.bundle_read import Bundle
+from tilth.bridge.bundle_read import Bundle, open_bundle
+from tilth.bridge.bundle_write import write_bundle
 from tilth.bridge.cache import Cache, key
 from tilth.bridge.candidates import Candidate, Candidates
 from tilth.bridge.certify import certificate
@@ -65,6 +67,24 @@ def build(bundle: Bundle, device: Device, request: Request, tools: Tools, progre
         UnavailableError: the disk is full or no process can be started.
     """
     return _Builder(bundle, device, request, tools, progress, folder).run()
+
+
+def build_file(
+    path: Path, out: str | Path, device: Device, request: Request, tools: Tools, progress: Progress
+) -> "Built":
+    """Build the bundle at `path` and write the result at `out`, which may be the same place.
+
+    Raises what `build` and `write_bundle` raise; the bundle at `out` is old or new as a whole.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="tilth-"))
+    try:
+        with open_bundle(path) as bundle:
+            built = build(bundle, device, request, tools, progress, folder)
+            progress("writing", 0, 1, str(out))
+            write_bundle(out, built.manifest, built.blobs)
+            return built
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

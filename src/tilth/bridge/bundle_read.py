@@ -106,11 +106,11 @@ class Bundle:
             for case in self.manifest.golden.cases
         ]
 
-    def materialise(self, graph_digest: str, folder: Path) -> Path:
+    def materialise(self, graph_digest: str, folder: Path, *, self_contained_bytes: int = SELF_CONTAINED_BYTES) -> Path:
         """Write a graph as `model.onnx` into `folder` and return its path (step 7).
 
         `folder` is made with mode 0700, or is empty. Weights lie in it as files named by digest, hashed while they
-        are written; models below 64 MiB are one file. On an error nothing of it stays.
+        are written; models below `self_contained_bytes` are one file. On an error nothing of it stays.
 
         Raises:
             InvalidError: `folder` is not empty.
@@ -122,7 +122,7 @@ class Bundle:
         with clear_errors(folder, total):
             _make_private(folder)
         with clear_errors(folder / "model.onnx", total), emptied_on_error(folder):
-            if total < SELF_CONTAINED_BYTES:
+            if total < self_contained_bytes:
                 data, weights = join(data, self.blob).SerializeToString(deterministic=True), {}
             for name in weights:
                 with new_file(folder / name) as file:

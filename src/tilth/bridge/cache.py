@@ -26,13 +26,20 @@ def key(facts: Any) -> str:
 
 
 class Cache:
-    """Small JSON records and blobs below one folder. A record that cannot be read counts as absent."""
+    """Small JSON records and blobs below one folder. A record that cannot be read counts as absent.
 
-    def __init__(self, folder: Path | None = None) -> None:
+    A `fresh` cache knows nothing of earlier processes, and remembers what this one puts in.
+    """
+
+    def __init__(self, folder: Path | None = None, *, fresh: bool = False) -> None:
         self._folder = folder or cache_folder()
+        self._fresh = fresh
+        self._put: set[str] = set()
 
     def get(self, name: str) -> Any | None:
         """Return the record, or None."""
+        if self._fresh and name not in self._put:
+            return None
         try:
             return json.loads(self._path(name).read_bytes())
         except (OSError, ValueError):
@@ -40,6 +47,7 @@ class Cache:
 
     def put(self, name: str, value: Any) -> None:
         """Store a record; a full or unwritable disk only means that it will be measured again."""
+        self._put.add(name)
         path = self._path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,9 @@ def open_container(path: Path) -> Container:
     """
     try:
         return Folder(path) if path.is_dir() else Packed(path)
-    except PermissionError as error:
+    except OSError as error:
         raise UnavailableError(
-            f"`{path}` cannot be read", why=str(error.strerror), hint="ask for permission to read it"
+            f"`{path}` cannot be read", why=str(error.strerror), hint="check the path and your permissions"
         ) from None
 
 
@@ -94,7 +95,15 @@ class Packed:
     def manifest(self) -> bytes:
         """Return the bytes of the manifest."""
         member = self._members[MANIFEST]
-        return read_all(self._handle, member.offset, member.size, MANIFEST)
+        data = read_all(self._handle, member.offset, member.size, MANIFEST)
+        # Nothing names the manifest by digest; against accidents the checksum of the ZIP member does.
+        if zlib.crc32(data) != member.crc:
+            raise UntrustedError(
+                "the manifest was damaged",
+                why="its checksum is another",
+                hint="fetch the bundle again from where it was made",
+            )
+        return data
 
     def opened(self, digest: str) -> Opened:
         """Return the range of the bundle's file that holds the blob."""

@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 from tilth.bridge.blob import open_regular, read_all
 from tilth.bridge.model_checks import check_model
-from tilth.core.errors import InvalidError, MissingError, UnsupportedError
+from tilth.core.errors import InvalidError, MissingError, UnavailableError, UnsupportedError
 
 MAX_MODEL_BYTES = (1 << 31) - 1
 
@@ -39,9 +39,15 @@ def read_model(path: Path) -> tuple[ModelProto, Path]:
         MissingError: there is no such file.
         InvalidError: it is not an ONNX model, or one that contradicts itself.
         UnsupportedError: it is beyond 2 GiB, or what `check_model` raises.
+        UnavailableError: it cannot be read.
         UntrustedError: it is a device or pipe, or what `check_model` raises.
     """
-    file = _the_one_model(path) if path.is_dir() else path
+    try:
+        file = _the_one_model(path) if path.is_dir() else path
+    except OSError as error:
+        raise UnavailableError(
+            f"`{path}` cannot be read", why=str(error.strerror), hint="check the path and your permissions"
+        ) from None
     model = parse_model(_bytes(file), str(file))
     check_model(model, file.parent)
     return model, file.parent

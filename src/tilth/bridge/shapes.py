@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from onnx import helper, numpy_helper
 
 from tilth.core.signature import BATCH
 from tilth.ports.arrays import Array, Values
@@ -22,6 +23,22 @@ def settle_shapes(model: Any, sample: Mapping[str, Array], run: Callable[[Values
         _set(item, [BATCH, *sample[item.name].shape[1:]])
     for item in model.graph.output:
         _set(item, [_dim(a, b) for a, b in zip(*(np.asarray(v[item.name]).shape for v in (few, more)), strict=True)])
+
+
+def flatten_label(model: Any) -> None:
+    """Make the first output of `model` one value per row, where its converter promises another shape."""
+    graph = model.graph
+    label = graph.output[0]
+    if len(label.type.tensor_type.shape.dim) == 1:
+        return
+    for node in graph.node:
+        for field in (node.input, node.output):
+            for index, name in enumerate(field):
+                field[index] = f"{label.name}__shaped" if name == label.name else name
+    graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), f"{label.name}__flat"))
+    inputs = [f"{label.name}__shaped", f"{label.name}__flat"]
+    graph.node.append(helper.make_node("Reshape", inputs, [label.name]))
+    _set(label, [BATCH])
 
 
 def _taken(array: Array, rows: int) -> Array:

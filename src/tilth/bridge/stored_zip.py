@@ -30,19 +30,20 @@ _UNIX = 3
 
 @dataclass(frozen=True)
 class Member:
-    """A member by name; its header starts at `header`, its `size` bytes at `offset`."""
+    """A member by name; its header starts at `header`, its `size` bytes at `offset`, `crc` is their CRC-32."""
 
     name: str
     header: int
     offset: int
     size: int
+    crc: int
 
 
 def read_members(handle: int, *, limit: int) -> dict[str, Member]:
     """Return the members of an open ZIP file by name, at most `limit`.
 
-    The file is members, directory and end record, with nothing before, between or after. Checksums are not
-    looked at: whoever reads a member knows its digest.
+    The file is members, directory and end record, with nothing before, between or after. The bytes of members are
+    not looked at: whoever reads a blob knows its digest.
 
     Raises:
         UntrustedError: it is anything but members that are stored, plain, not encrypted, and well named.
@@ -72,6 +73,7 @@ class _Entry:
     name: bytes
     size: int
     header: int
+    crc: int
 
 
 def _find_directory(handle: int, size: int) -> tuple[int, int, int]:
@@ -103,7 +105,7 @@ def _entries(directory: bytes, count: int) -> Iterable[_Entry]:
         if at + _CENTRAL.size > len(directory):
             raise _bad("its directory ends early")
         fields = _CENTRAL.unpack_from(directory, at)
-        (sign, made_by, _, flags, method, _, _, _, packed, size, name_n, extra_n, note_n, disk, _, mode, header) = (
+        sign, made_by, _, flags, method, _, _, crc, packed, size, name_n, extra_n, note_n, disk, _, mode, header = (
             fields
         )
         at += _CENTRAL.size
@@ -116,20 +118,21 @@ def _entries(directory: bytes, count: int) -> Iterable[_Entry]:
         size, packed, header = _wide(extra, (size, packed, header))
         if size != packed:
             raise _bad("a stored member has two sizes")
-        yield _Entry(name, size, header)
+        yield _Entry(name, size, header, crc)
     if at != len(directory):
         raise _bad("its directory has bytes left over")
 
 
 def _locate(handle: int, entry: _Entry) -> Member:
     record = _record(handle, _LOCAL, entry.header)
-    sign, _, flags, method, _, _, _, packed, size, name_n, extra_n = record
+    sign, _, flags, method, _, _, crc, packed, size, name_n, extra_n = record
     rest = read_all(handle, entry.header + _LOCAL.size, name_n + extra_n, "the bundle")
     _check_plain(rest[:name_n], flags, method)
     size, packed = _wide(rest[name_n:], (size, packed))
-    if sign != b"PK\3\4" or rest[:name_n] != entry.name or size != entry.size or packed != entry.size:
+    if (sign, rest[:name_n], size, packed, crc) != (b"PK\3\4", entry.name, entry.size, entry.size, entry.crc):
         raise _bad("a member's own header contradicts the directory")
-    return Member(entry.name.decode("ascii"), entry.header, entry.header + _LOCAL.size + len(rest), entry.size)
+    offset = entry.header + _LOCAL.size + len(rest)
+    return Member(entry.name.decode("ascii"), entry.header, offset, entry.size, entry.crc)
 
 
 def _check_plain(name: bytes, flags: int, method: int) -> None:

@@ -94,6 +94,9 @@ CLASSIFIERS: dict[str, Make] = {
         {"logisticregression__C": [0.1, 1]},
         cv=2,
     ),
+    "two-class discriminant in a chain": lambda: _chain(
+        preprocessing.StandardScaler(), discriminant_analysis.LinearDiscriminantAnalysis()
+    ),
     "scaler, svc": lambda: _chain(preprocessing.StandardScaler(), svm.SVC()),
     "scaler, forest": lambda: _chain(
         preprocessing.StandardScaler(), ensemble.RandomForestClassifier(15, random_state=0)
@@ -151,9 +154,7 @@ OTHERS: dict[str, Make] = {
     "robust": lambda: preprocessing.RobustScaler(),
     "normalizer": lambda: preprocessing.Normalizer(),
     "binarizer": lambda: preprocessing.Binarizer(),
-    "bins": lambda: preprocessing.KBinsDiscretizer(
-        4, encode="onehot-dense", quantile_method="averaged_inverted_cdf"
-    ),
+    "bins": lambda: preprocessing.KBinsDiscretizer(4, encode="onehot-dense", quantile_method="averaged_inverted_cdf"),
     "pca": lambda: decomposition.PCA(3),
     "svd": lambda: decomposition.TruncatedSVD(3, random_state=0),
     "kernel pca": lambda: decomposition.KernelPCA(3, kernel="rbf"),
@@ -316,12 +317,12 @@ def test_two_targets_come_out_as_two_columns(disagreement: Any) -> None:
         assert disagreement(capture) < 1e-4
 
 
-def test_large_values_that_float32_cannot_carry_are_computed_in_float64(disagreement: Any) -> None:
-    wide = (ROWS * 1000 + 50000).astype(np.float32)
-    model = discriminant_analysis.LinearDiscriminantAnalysis().fit(wide, CLASS2)
-    capture = FRONTEND.capture(model, wide[:60])
+def test_what_float32_cannot_carry_is_computed_in_float64_behind_float32_inputs(disagreement: Any) -> None:
+    model = gaussian_process.GaussianProcessRegressor(alpha=1e-3).fit(ROWS, TARGET)
+    capture = FRONTEND.capture(model, ROWS[:60])
     assert any("float64 inside" in note for note in capture.notes)
     assert capture.model.graph.input[0].type.tensor_type.elem_type == 1
+    assert capture.model.graph.output[0].type.tensor_type.elem_type == 1
     assert disagreement(capture) < 1e-4
 
 

@@ -22,12 +22,16 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class WorkerFailed(Exception):
-    """The child answered an error, died, hung or outgrew its memory. `last_words` is the end of what it printed."""
+    """The child answered an error, died, hung or outgrew its memory.
 
-    def __init__(self, reason: str, last_words: str = "") -> None:
+    `last_words` is the end of what it printed; `error` the error that it answered, as `TilthError.as_json` gives it.
+    """
+
+    def __init__(self, reason: str, last_words: str = "", error: dict[str, str] | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.last_words = last_words
+        self.error = error
 
 
 class Worker:
@@ -73,7 +77,7 @@ class Worker:
         reply = json.loads(self._read_line(time.monotonic() + timeout_s, do, timeout_s))
         if "error" in reply:
             error = reply["error"]
-            raise WorkerFailed(f"{error['what']}: {error['why']}" if error["why"] else error["what"])
+            raise WorkerFailed(f"{error['what']}: {error['why']}" if error["why"] else error["what"], error=error)
         return reply["ok"]
 
     def close(self) -> None:

@@ -1,13 +1,14 @@
 """ONNX files and models in memory, weights inside or beside them; the source is onnxruntime without optimisation."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from tilth.bridge.agreement import compare
+from tilth.bridge.batch_symbol import dims_of, has_batch, inputs_of, name_batch
 from tilth.bridge.model_checks import check_model
 from tilth.bridge.model_file import read_model
 from tilth.bridge.model_walk import bodies
@@ -15,7 +16,6 @@ from tilth.bridge.refuse import check_not_refused
 from tilth.core.build import Refusal, Verdict
 from tilth.core.dtype import NAMES, NUMPY_DTYPES
 from tilth.core.errors import InvalidError, MissingError, UnsupportedError
-from tilth.core.signature import BATCH
 from tilth.ports.arrays import Array, Value, Values
 from tilth.ports.frontend import Capture
 
@@ -75,7 +75,7 @@ class OnnxFrontend:
         hint = "export without ZipMap (`zipmap=False`), with inputs and outputs of plain number types"
         check_not_refused(self.name, model, _refusals(proto), hint=hint)
         run = _source(proto, folder, model)
-        _name_batch(proto)
+        name_batch(proto)
         given, recorded = _split(sample, proto)
         notes = [f"made by {proto.producer_name} {proto.producer_version}".strip()] if proto.producer_name else []
         notes.append(f"onnxruntime {version} without graph optimisation stands for the source")
@@ -83,7 +83,6 @@ class OnnxFrontend:
             found = run(given)
             error = compare([({name: found.get(name) for name in recorded}, recorded)]).max_rel
             notes.append(f"outputs were recorded; onnxruntime is within a relative error of {error:.2g} of them")
-        batched = any(BATCH in _dims(item) for item in _inputs(proto))
         return Capture(
             model=proto,
             run=run,
@@ -91,7 +90,7 @@ class OnnxFrontend:
             version=version,
             sample=given,
             weights_dir=folder,
-            batched=batched,
+            batched=has_batch(proto),
             notes=tuple(notes),
             recorded=recorded,
         )
@@ -109,7 +108,7 @@ def _read(model: Any) -> tuple[Any, Path | None]:
 
 def _refusals(proto: Any) -> list[Refusal]:
     found = []
-    for item in [*_inputs(proto), *proto.graph.output]:
+    for item in [*inputs_of(proto), *proto.graph.output]:
         kind, element = _kind(item.type)
         if kind == "map_type":
             found.append(Refusal(Verdict.NEVER, f"`{item.name}` is a map, as ZipMap makes them"))
@@ -125,47 +124,6 @@ def _kind(kind: Any) -> tuple[str, int]:
         inner, element = _kind(getattr(kind, which).elem_type)
         return (inner if inner == "map_type" else which), element
     return which, kind.tensor_type.elem_type if which == "tensor_type" else 0
-
-
-def _inputs(proto: Any) -> list[Any]:
-    # Before IR version 4, weights were listed as inputs too.
-    weights = {item.name for item in proto.graph.initializer}
-    return [item for item in proto.graph.input if item.name not in weights]
-
-
-def _dims(item: Any) -> list[int | str]:
-    if not item.type.HasField("tensor_type"):
-        return []
-    return [_size(dim) for dim in item.type.tensor_type.shape.dim]
-
-
-def _size(dim: Any) -> int | str:
-    return int(dim.dim_value) if dim.WhichOneof("value") == "dim_value" else str(dim.dim_param)
-
-
-def _name_batch(proto: Any) -> None:
-    """Call the first symbol that leads an input `batch`, everywhere it occurs."""
-    leads = [item for item in _inputs(proto) if isinstance((_dims(item) or [1])[0], str)]
-    if not leads or any(BATCH in _dims(item) for item in _inputs(proto)):
-        return
-    symbol = _dims(leads[0])[0]
-    if symbol == "":
-        # One that nobody named stands for itself alone.
-        leads[0].type.tensor_type.shape.dim[0].dim_param = BATCH
-        return
-    for body in bodies(proto):
-        graph = body.holder
-        for item in (*getattr(graph, "input", ()), *getattr(graph, "output", ()), *graph.value_info):
-            for dim in _shape_dims(item):
-                if dim.dim_param == symbol:
-                    dim.dim_param = BATCH
-
-
-def _shape_dims(item: Any) -> Sequence[Any]:
-    # A function's inputs and outputs are bare names.
-    if isinstance(item, str) or not item.type.HasField("tensor_type"):
-        return ()
-    return cast(Sequence[Any], item.type.tensor_type.shape.dim)
 
 
 def _source(proto: Any, folder: Path | None, model: Any) -> Callable[[Values], Values]:
@@ -214,7 +172,7 @@ def _cleaned(words: str) -> str:
 def _split(sample: Any, proto: Any) -> tuple[dict[str, Value] | None, dict[str, Value] | None]:
     if sample is None:
         return None, None
-    wanted = {item.name: item for item in _inputs(proto)}
+    wanted = {item.name: item for item in inputs_of(proto)}
     answers = {item.name for item in proto.graph.output}
     named = _named(sample, list(wanted))
     unknown = [name for name in named if name not in wanted and name not in answers]
@@ -260,10 +218,10 @@ def _fitted(item: Any, value: Value) -> Value:
 def _shape_fits(array: Array, item: Any) -> bool:
     if not item.type.tensor_type.HasField("shape"):
         return True
-    dims = _dims(item)
+    dims = dims_of(item)
     return len(dims) == array.ndim and all(isinstance(d, str) or d == n for d, n in zip(dims, array.shape, strict=True))
 
 
 def _misfit(what: str, why: str, items: list[Any]) -> InvalidError:
-    shown = ", ".join(f"`{item.name}`: {NAMES.get(_kind(item.type)[1], '?')}{_dims(item)}" for item in items[:8])
+    shown = ", ".join(f"`{item.name}`: {NAMES.get(_kind(item.type)[1], '?')}{dims_of(item)}" for item in items[:8])
     return InvalidError(what, why=why, hint=f"the model takes {shown}")

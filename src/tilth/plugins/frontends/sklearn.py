@@ -18,7 +18,7 @@ from tilth.bridge.casts import wrap_in_casts
 from tilth.bridge.estimator_inputs import estimator_inputs
 from tilth.bridge.estimators import final, parts, steps
 from tilth.bridge.refuse import check_not_refused
-from tilth.bridge.shapes import settle_shapes
+from tilth.bridge.shapes import flatten_label, settle_shapes
 from tilth.bridge.trees import OPSETS, at_most
 from tilth.core.build import Refusal, Verdict
 from tilth.core.errors import InvalidError, MissingError, TilthError, UnsupportedError
@@ -32,6 +32,8 @@ _HINT = "replace the step by one that has a converter, or convert the model your
 _STEPPED = ("Tree", "Forest", "Boost", "Bagging", "LGBM", "XGB", "Discretizer")
 # sklearn-onnx gives these the score of the first class first.
 _MIRRORED = frozenset({"SVC", "NuSVC"})
+# What is mended in a copy before it is converted.
+_REPAIRED = ("HistGradientBoosting", "VotingClassifier", "LGBM", "LinearDiscriminantAnalysis")
 _SINGLE = frozenset({"RidgeClassifier", "RidgeClassifierCV", "LinearSVC"})
 
 
@@ -92,7 +94,7 @@ class SklearnFrontend:
             if type(step) not in known:
                 reason = f"sklearn-onnx has no converter for `{type(step).__name__}`"
                 found.append(Refusal(Verdict.UPSTREAM, reason))
-        return found
+        return list(dict.fromkeys(found))
 
     def capture(self, model: object, sample: Any | None) -> Capture:
         """Return the converted model, with scikit-learn's own answers.
@@ -106,6 +108,7 @@ class SklearnFrontend:
         _check_fitted(model)
         check_not_refused(self.name, model, self.refusals(model), hint=_HINT)
         given = estimator_inputs(model, sample)
+        _check_taken(model, given)
         trial = _best(model, given)
         source = _source(model, trial.model, trial.sample)
         return Capture(
@@ -131,6 +134,21 @@ def _check_fitted(model: Any) -> None:
     except TypeError as error:
         raise InvalidError(
             f"this {type(model).__name__} is not an estimator", why=str(error), hint="give the fitted object itself"
+        ) from error
+
+
+def _check_taken(model: Any, given: dict[str, Array]) -> None:
+    """Let the model itself judge the sample, before a converter stumbles over it."""
+    few = {name: array[:2] for name, array in given.items()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _answers(model, _rows(few))
+    except (ValueError, TypeError) as error:
+        raise InvalidError(
+            f"this {_kind(model)} refuses the sample",
+            why=" ".join(str(error).split())[:300],
+            hint="give rows with the columns and types of training",
         ) from error
 
 
@@ -208,7 +226,7 @@ def _round_down(node: dict[str, Any]) -> None:
 
 def _prepared(model: Any) -> Any:
     kinds = {_kind(part) for part in parts(model)}
-    if not any(kind.startswith(("HistGradientBoosting", "VotingClassifier", "LGBM")) for kind in kinds):
+    if not any(kind.startswith(_REPAIRED) for kind in kinds):
         return model
     model = copy.deepcopy(model)
     for part in parts(model):
@@ -219,7 +237,18 @@ def _prepared(model: Any) -> Any:
             part._predictors = [[_Trees(tree.nodes) for tree in trees] for trees in part._predictors]
         elif _kind(part).startswith("LGBM"):
             part._Booster = _Dump(part._Booster)
+        elif _kind(part) == "LinearDiscriminantAnalysis" and len(part.classes_) == 2:
+            _as_logistic(part)
     return model
+
+
+def _as_logistic(part: Any) -> None:
+    """Turn a two-class discriminant into the logistic model that it is; sklearn-onnx doubles its score."""
+    from sklearn.linear_model import LogisticRegression
+
+    kept = {key: getattr(part, key) for key in ("coef_", "intercept_", "classes_", "n_features_in_")}
+    part.__class__ = LogisticRegression
+    part.__dict__ = {**vars(LogisticRegression()), **kept}
 
 
 def _register_boosters(model: Any) -> None:
@@ -273,7 +302,7 @@ def _register(classes: dict[type, bool], convert: Callable[..., None]) -> None:
 
 def _forms(given: dict[str, Array]) -> list[_Form]:
     forms = [_Form()]
-    if "X" not in given or len(given) > 1:
+    if list(given) != ["X"]:
         forms.append(_Form(joined=True))
     if any(array.dtype.kind in "ib" for array in given.values()):
         forms += [replace(form, whole=True) for form in forms]
@@ -334,6 +363,7 @@ def _typed(array: Array, form: _Form) -> Array:
 
 def _converted(model: Any, sample: dict[str, Array], form: _Form) -> Any:
     from skl2onnx import convert_sklearn
+    from sklearn.base import is_classifier
 
     prepared = _prepared(_joined(model, sample) if form.joined else model)
     with warnings.catch_warnings():
@@ -346,6 +376,7 @@ def _converted(model: Any, sample: dict[str, Array], form: _Form) -> Any:
                     initial_types=[(name, _type(array, form)) for name, array in sample.items()],
                     target_opset=dict(OPSETS),
                     options=options,
+                    custom_conversion_functions=_hist_converters(),
                 )
                 break
             except NameError:  # not every classifier knows the option
@@ -354,6 +385,8 @@ def _converted(model: Any, sample: dict[str, Array], form: _Form) -> Any:
             raise ValueError("no set of options suits the estimator")
     proto.producer_name, proto.producer_version = "skl2onnx", metadata.version("skl2onnx")
     _rename_inputs(proto, list(sample))
+    if is_classifier(final(model)):
+        flatten_label(proto)
     return wrap_in_casts(proto) if form.double else proto
 
 
@@ -370,15 +403,55 @@ def _joined(model: Any, sample: dict[str, Array]) -> Any:
 
 def _options(model: Any) -> list[dict[Any, Any]]:
     from sklearn.base import is_classifier
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
     from sklearn.preprocessing import MaxAbsScaler, RobustScaler, StandardScaler
 
-    base: dict[Any, Any] = {}
     kinds = {_kind(part) for part in parts(model)}
-    if any(word in kind for word in _STEPPED for kind in kinds):
-        scalers = {"StandardScaler": StandardScaler, "RobustScaler": RobustScaler, "MaxAbsScaler": MaxAbsScaler}
-        base = {kind: {"div": "div_cast"} for name, kind in scalers.items() if name in kinds}
+    stepped = any(word in kind for word in _STEPPED for kind in kinds)
+    loose = {"div": "div_cast" if stepped else "div"}
+    every = {
+        # In float32 scikit-learn subtracts and divides in float32; the others round a float64 result.
+        StandardScaler: {"div": "div"},
+        RobustScaler: loose,
+        MaxAbsScaler: loose,
+        # The default locale of the operator is missing on small machines.
+        CountVectorizer: {"locale": "C"},
+        TfidfVectorizer: {"locale": "C"},
+    }
+    base: dict[Any, Any] = {kind: chosen for kind, chosen in every.items() if kind.__name__ in kinds}
     plain = {id(model): {"zipmap": False}} if is_classifier(final(model)) else {}
     return [{**base, **plain}, base]
+
+
+class _PlainNodes:
+    """A container of sklearn-onnx that makes numbers of truth values, which protobuf 7 refuses among them."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def add_node(self, *args: Any, **attributes: Any) -> Any:
+        key = "nodes_missing_value_tracks_true"
+        if key in attributes:
+            attributes[key] = [int(item) for item in attributes[key]]
+        return self._container.add_node(*args, **attributes)
+
+
+def _hist_converters() -> dict[type, Callable[..., None]]:
+    from skl2onnx.common._registration import get_converter
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    def made(kind: type) -> Callable[..., None]:
+        inner = get_converter(f"Sklearn{kind.__name__}")
+
+        def convert(scope: Any, operator: Any, container: Any) -> None:
+            inner(scope, operator, _PlainNodes(container))
+
+        return convert
+
+    return {kind: made(kind) for kind in (HistGradientBoostingClassifier, HistGradientBoostingRegressor)}
 
 
 def _type(array: Array, form: _Form) -> Any:
@@ -421,12 +494,12 @@ def _session(proto: Any) -> Callable[[Values], Values]:
 def _source(model: Any, proto: Any, sample: dict[str, Array]) -> Callable[[Values], Values]:
     ranks = {item.name: len(item.type.tensor_type.shape.dim) for item in proto.graph.output}
     kinds = {item.name: item.type.tensor_type.elem_type for item in proto.graph.output}
-    names, table = list(sample), "X" not in sample or len(sample) > 1
+    names = list(sample)
 
     def run(values: Values) -> Values:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            answers = _answers(model, _rows(values, names, table))
+            answers = _answers(model, _rows({name: values[name] for name in names}))
         if len(answers) != len(ranks):
             raise UnsupportedError(
                 f"this {_kind(model)} has {len(answers)} answers and its graph {len(ranks)}",
@@ -439,12 +512,12 @@ def _source(model: Any, proto: Any, sample: dict[str, Array]) -> Callable[[Value
     return run
 
 
-def _rows(values: Values, names: list[str], table: bool) -> Any:
-    if not table:
+def _rows(values: Values) -> Any:
+    if list(values) == ["X"]:
         return np.array(values["X"])
     import pandas
 
-    return pandas.DataFrame({name: np.array(values[name])[:, 0] for name in names})
+    return pandas.DataFrame({name: np.array(value)[:, 0] for name, value in values.items()})
 
 
 def _laid_out(answer: Array, rank: int, element: int) -> Array:

@@ -1,0 +1,132 @@
+"""`tilth explain`: every candidate, its figures, and why it won or lost."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from tilth.bridge.bundle_read import open_bundle
+from tilth.cli.output import AsJson, emit, human_bytes, table
+from tilth.cli.plain import visible
+from tilth.core.build import Build
+from tilth.core.bundle import Choice, Manifest
+from tilth.core.certificate import INFINITE, Certificate, Timing
+from tilth.core.errors import MissingError
+from tilth.core.record import to_json
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="A bundle that was built.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show every candidate with its figures, and why it won or lost.
+
+    `ratio` is the median time over that of the first candidate, block by block side by side. `error` is the largest
+    relative error against the golden outputs; `rms` its root mean square.
+
+    Raises:
+        MissingError: the bundle has not been built.
+    """
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
+    if not manifest.certificates and not manifest.refused:
+        raise MissingError(
+            f"`{bundle}` has no builds yet", why="nothing was measured", hint=f"run `tilth build {bundle}`"
+        )
+    emit(_data(manifest), as_json, lambda: report(manifest, str(bundle)))
+
+
+def report(manifest: Manifest, path: str, *, cached: bool = False) -> RenderableType:
+    """Return what a person wants to know after a build: the table, the refusals, the choice."""
+    parts: list[RenderableType] = []
+    for target in sorted({b.target for b in manifest.builds} | {r.target for r in manifest.refused}):
+        choice = next((c for c in manifest.choices if c.target == target), None)
+        parts += [Text(line) for line in _head(manifest, target, choice, cached)]
+        parts.append(_candidates(manifest, target, choice))
+        parts += _refusals(manifest, target)
+        parts += _verdict(manifest, choice, path)
+    return Group(*parts)
+
+
+def _head(manifest: Manifest, target: str, choice: Choice | None, cached: bool) -> list[str]:
+    certificate = next((c for c in manifest.certificates if c.device.target == target), None)
+    name = visible(certificate.device.name) if certificate else target
+    goal = choice.goal if choice else "latency"
+    when = f", measured {certificate.measured_at[:16].replace('T', ' ')} UTC" if certificate else ""
+    return [f"{visible(manifest.name)} on {target} ({name}), for {goal}{when}{' (from the cache)' if cached else ''}"]
+
+
+def _candidates(manifest: Manifest, target: str, choice: Choice | None) -> RenderableType:
+    by_id = {c.build: c for c in manifest.certificates}
+    builds = [b for b in manifest.builds if b.target == target and b.id in by_id]
+    builds.sort(key=lambda b: _rank(b, by_id[b.id], choice))
+    rows = [_row(b, by_id[b.id], choice) for b in builds]
+    columns = ("", "candidate", "p50 ms", "p99 ms", "ratio", "rows/s", "error", "rms", "same", "memory", "why not")
+    return table(columns, rows, right=("p50 ms", "p99 ms", "ratio", "rows/s", "error", "rms", "same", "memory"))
+
+
+def _rank(build: Build, certificate: Certificate, choice: Choice | None) -> tuple[bool, bool, float]:
+    won = choice is not None and build.id == choice.build
+    ratio = certificate.timings[0].ratio if certificate.timings else INFINITE
+    return (not won, not certificate.agrees, ratio)
+
+
+def _row(build: Build, certificate: Certificate, choice: Choice | None) -> tuple[str, ...]:
+    won = choice is not None and build.id == choice.build
+    timing = certificate.timings[0] if certificate.timings else None
+    best = max((t.rows_per_s for t in certificate.timings), default=0.0)
+    agreement = certificate.agreement
+    return (
+        "*" if won else "",
+        build.label,
+        *_times(timing),
+        f"{best:,.0f}" if best else "-",
+        _error(agreement.max_rel),
+        _error(agreement.rms_rel),
+        f"{agreement.decisions:.1%}" if certificate.task is None else f"{certificate.task.build:.2%}",
+        human_bytes(certificate.peak_memory_bytes),
+        "" if won or choice is None else choice.reasons.get(build.id, ""),
+    )
+
+
+def _times(timing: Timing | None) -> tuple[str, str, str]:
+    if timing is None:
+        return ("-", "-", "-")
+    return (f"{timing.p50_ms:.3g}", f"{timing.p99_ms:.3g}", f"{timing.ratio:.2f}")
+
+
+def _error(value: float) -> str:
+    return "infinite" if value >= INFINITE else f"{value:.1e}" if value else "0"
+
+
+def _refusals(manifest: Manifest, target: str) -> list[Text]:
+    found = [r for r in manifest.refused if r.target == target]
+    lines = [f"  {r.label}: {'; '.join(f'{x.reason} ({x.verdict.value})' for x in r.refusals)}" for r in found]
+    return [Text("refused:"), *(Text(visible(line)[:400]) for line in lines)] if lines else []
+
+
+def _verdict(manifest: Manifest, choice: Choice | None, path: str) -> list[Text]:
+    if choice is None:
+        return [Text("no candidate agrees; `--tolerance` accepts a larger difference")]
+    build = next(b for b in manifest.builds if b.id == choice.build)
+    certificate = next(c for c in manifest.certificates if c.build == choice.build)
+    ran = ", ".join(f"{count} nodes on {unit}" for unit, count in certificate.placement.nodes.items())
+    lines = [
+        f"chosen: {build.label} at batch {choice.batch} ({ran}, fallback {certificate.placement.fallback_share:.0%})"
+    ]
+    if choice.noisy:
+        lines.append("the machine was busy: differences of a few per cent could not be told; run it again when idle")
+    lines.append(f"next: tilth run {path} --input inputs.npz --output outputs.npz")
+    return [Text(line) for line in lines]
+
+
+def _data(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "name": manifest.name,
+        "choices": to_json(manifest.choices),
+        "builds": [{"id": b.id, "label": b.label, **to_json(b)} for b in manifest.builds],
+        "certificates": to_json(manifest.certificates),
+        "refused": to_json(manifest.refused),
+    }
