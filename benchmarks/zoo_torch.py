@@ -105,8 +105,7 @@ def _lightgbm(path: Path) -> Predict:
 
 
 def _mlp(path: Path) -> Predict:
-    layers = [nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)]
-    model = nn.Sequential(*layers)
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
     rows, labels, _ = table_rows("digits")
     x, y = torch.from_numpy(rows), torch.from_numpy(labels)
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)

@@ -22,6 +22,7 @@ from tilth.bridge.arrays import decode_array
 from tilth.bridge.bundle_read import open_bundle
 from tilth.bridge.bundle_write import write_bundle
 from tilth.bridge.manifest import decode_manifest
+from tilth.bridge.model_checks import check_model
 from tilth.bridge.skeleton import facts, split
 from tilth.bridge.stored_zip import read_members
 from tilth.core.bundle import Array, Manifest
@@ -181,6 +182,22 @@ def test_bytes_before_or_after_and_a_cut_file_are_refused(tmp_path: Path, change
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises((UntrustedError, InvalidError)):
         open_bundle(path)
+
+
+def test_a_member_inside_another_is_refused(tmp_path: Path) -> None:
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    pack(inner, [("blobs/" + HEX, b"x")])
+    whole = inner.read_bytes()
+    start, end = whole.index(b"PK\1\2"), whole.index(b"PK\5\6")
+    pack(outer, [("manifest.json", whole[:start])])
+    entry = bytearray(whole[start:end])
+    struct.pack_into("<L", entry, 42, 30 + len("manifest.json"))
+    data = bytearray(outer.read_bytes())
+    end = data.index(b"PK\5\6")
+    struct.pack_into("<2HL", data, end + 8, 2, 2, end - data.index(b"PK\1\2", 43 + start) + len(entry))
+    outer.write_bytes(data[:end] + entry + data[end:])
+    with outer.open("rb") as file, pytest.raises(UntrustedError, match="overlaps"):
+        read_members(file.fileno(), limit=9)
 
 
 def test_bytes_hidden_between_members_are_refused(tmp_path: Path) -> None:
@@ -380,6 +397,19 @@ def test_a_skeleton_that_reaches_out_or_contradicts_is_refused(
         with pytest.raises(TilthError):
             bundle.verify()
     assert not (tmp_path / "new").exists()
+
+
+def test_a_skeleton_may_refer_to_blobs_of_the_right_size_and_only_from_weights() -> None:
+    parts = split(model(), None)
+    skeleton, sizes = ModelProto.FromString(parts.skeleton), parts.graph.weights
+    check_model(skeleton, None, blobs=sizes)
+    for wrong in ({}, {name: size + 1 for name, size in sizes.items()}):
+        with pytest.raises(UntrustedError, match="refers to blob"):
+            check_model(skeleton, None, blobs=wrong)
+    shape = skeleton.graph.node.add(op_type="ConstantOfShape", input=["b"], output=["s"])
+    shape.attribute.add(name="value", type=4).t.CopyFrom(skeleton.graph.initializer[0])
+    with pytest.raises(UntrustedError, match="refers to blob"):
+        check_model(skeleton, None, blobs=sizes)
 
 
 def test_a_skeleton_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ class Tolerance:
     """What a build may differ by.
 
     `rel` bounds `Agreement.max_rel` for fp32 builds. `rms` bounds `Agreement.rms_rel`, and one minus it the
-    share of equal decisions, for builds of lower precision; None means that there are no such builds.
+    share of equal decisions, for builds of lower precision and fp32 builds beyond `rel`; None allows neither.
     """
 
     rel: float = FP32_REL
@@ -26,21 +26,15 @@ class Tolerance:
     def __str__(self) -> str:
         text = f"fp32: relative error <= {self.rel:g}"
         if self.rms is not None:
-            text += f"; lower: rms relative error <= {self.rms:g}, decisions >= {1 - self.rms:g}"
+            text += f"; else: rms relative error <= {self.rms:g}, decisions >= {1 - self.rms:g}"
         return text
 
     def objections(self, agreement: Agreement, precision: Precision) -> list[str]:
         """Return every reason why this agreement is not enough; empty when it is."""
+        strict = [f"{precision.value} was not asked for"]
         if precision is Precision.FP32:
-            return _fp32_objections(agreement, self.rel)
-        if self.rms is None:
-            return [f"{precision.value} was not asked for"]
-        found = []
-        if not agreement.rms_rel <= self.rms:
-            found.append(f"rms relative error {agreement.rms_rel:.2g} > {self.rms:g}")
-        if not agreement.decisions >= 1 - self.rms:
-            found.append(f"{agreement.decisions:.2%} of decisions agree, {1 - self.rms:.2%} wanted")
-        return found
+            strict = _fp32_objections(agreement, self.rel)
+        return strict if self.rms is None or not strict else _rms_objections(agreement, self.rms)
 
 
 def _fp32_objections(agreement: Agreement, rel: float) -> list[str]:
@@ -52,11 +46,21 @@ def _fp32_objections(agreement: Agreement, rel: float) -> list[str]:
     return found
 
 
+def _rms_objections(agreement: Agreement, rms: float) -> list[str]:
+    found = []
+    if not agreement.rms_rel <= rms:
+        found.append(f"rms relative error {agreement.rms_rel:.2g} > {rms:g}")
+    if not agreement.decisions >= 1 - rms:
+        found.append(f"{agreement.decisions:.2%} of decisions agree, {1 - rms:.2%} wanted")
+    return found
+
+
 def compare(pairs: Sequence[tuple[Mapping[str, Value], Mapping[str, Value]]]) -> Agreement:
     """Return the agreement of outputs with golden outputs over cases, each a pair (build's, golden).
 
-    NaN agrees with NaN and an infinity with itself; anything else beside them is an infinite error. A missing output
-    or another shape is an infinite error too.
+    NaN agrees with NaN and an infinity with itself; anything else beside them is an infinite error. A missing output,
+    another shape or another kind of element is an infinite error too. Precision may differ: a golden float64 can be
+    compared with a float32.
     """
     tally = _Tally()
     for found, wanted in pairs:
@@ -76,29 +80,31 @@ class _Tally:
         self.rows = 0
         self.max_abs = self.max_rel = 0.0
         self.cosine = 1.0
-        self.square_error = self.square = 0.0
         self.rms_rel = 0.0
         self.equal_decisions = self.decisions = self.equal = self.others = 0
 
     def add(self, found: Value, golden: Value) -> None:
-        if golden is None or isinstance(golden, np.ndarray):
-            pairs = [(found, golden)]
+        if golden is None or isinstance(golden, np.ndarray | np.generic):
+            self._add_array(found, golden)
+        elif not isinstance(found, list | tuple) or len(found) != len(golden):
+            self._add_infinite()
         else:
-            items = found if isinstance(found, list | tuple) and len(found) == len(golden) else [None] * len(golden)
-            pairs = list(zip(items, golden, strict=True))
-        for one, other in pairs:
-            self._add_array(one, other)
+            for one, other in zip(found, golden, strict=True):
+                self._add_array(one, other)
 
     def _add_array(self, found: Value, golden: Value) -> None:
         if golden is None:
             self._count_equal(np.array(found is None), np.array(True))
-        elif not isinstance(found, np.ndarray | np.generic) or np.shape(found) != np.shape(golden):
-            self.max_abs = self.max_rel = self.rms_rel = INFINITE
-            self.cosine, self.others = 0.0, self.others + 1
+        elif not isinstance(found, np.ndarray | np.generic) or not _comparable(np.asarray(found), np.asarray(golden)):
+            self._add_infinite()
         elif np.asarray(golden).dtype.kind in "fc":
             self._add_floats(np.asarray(found), np.asarray(golden))
         else:
             self._count_equal(np.asarray(found), np.asarray(golden))
+
+    def _add_infinite(self) -> None:
+        self.max_abs = self.max_rel = self.rms_rel = INFINITE
+        self.cosine, self.others, self.decisions = 0.0, self.others + 1, self.decisions + 1
 
     def _count_equal(self, found: Array, golden: Array) -> None:
         same = int(np.sum(found == golden))
@@ -123,22 +129,24 @@ class _Tally:
         self._add_finite(a[finite], b[finite])
 
     def _add_finite(self, a: Array, b: Array) -> None:
-        if not a.size:
+        size_a, size_b = (float(np.abs(one).max(initial=0.0)) for one in (a, b))
+        if not size_a and not size_b:
             return
+        # Scaled by the largest value, so that squares of very large and very small numbers stay numbers.
+        scale = max(size_a, size_b)
+        a, b = a / scale, b / scale
         error = np.abs(a - b)
         norm_a, norm_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
-        rms = norm_b / np.sqrt(b.size)
-        self.max_abs = max(self.max_abs, float(error.max()))
-        floor = np.maximum(np.abs(b), max(rms, np.finfo(np.float64).tiny))
-        self.max_rel = max(self.max_rel, float((error / floor).max()))
+        self.max_abs = max(self.max_abs, _bounded(float(error.max()) * scale))
+        floor = np.maximum(np.abs(b), max(norm_b / np.sqrt(b.size), np.finfo(np.float64).tiny))
+        with np.errstate(over="ignore"):
+            self.max_rel = max(self.max_rel, _bounded(float((error / floor).max())))
         if norm_b > 0:
-            self.rms_rel = max(self.rms_rel, float(np.linalg.norm(error)) / norm_b)
-            if norm_a > 0:
-                self.cosine = min(self.cosine, abs(float(np.vdot(a / norm_a, b / norm_b))))
-            else:
-                self.cosine = 0.0
-        elif norm_a > 0:
-            self.rms_rel, self.cosine = INFINITE, 0.0
+            self.rms_rel = max(self.rms_rel, _bounded(float(np.linalg.norm(error)) / norm_b))
+        else:
+            self.rms_rel = INFINITE
+        both = norm_a > 0 and norm_b > 0
+        self.cosine = min(self.cosine, abs(complex(np.vdot(a / norm_a, b / norm_b))) if both else 0.0)
 
     def result(self) -> Agreement:
         return Agreement(
@@ -150,3 +158,16 @@ class _Tally:
             exact=self.equal / self.others if self.others else 1.0,
             rows=self.rows,
         )
+
+
+def _bounded(error: float) -> float:
+    return min(error, INFINITE) if error == error else INFINITE
+
+
+def _comparable(found: Array, golden: Array) -> bool:
+    if found.shape != golden.shape:
+        return False
+    if golden.dtype.kind in "fc":
+        # A complex number is no answer where a real one is wanted: its imaginary part would be lost.
+        return found.dtype.kind in "fiub" or found.dtype.kind == golden.dtype.kind
+    return (found.dtype.kind in "OUS") == (golden.dtype.kind in "OUS")

@@ -20,7 +20,7 @@ def columns_of(sample: Any) -> dict[str, Array]:
     Floats become float32 and all whole numbers int64.
 
     Raises:
-        InvalidError: there is no row, the lengths differ, or a column holds dates, objects or missing text.
+        InvalidError: there is no row, the lengths differ, or a column holds several values, dates or missing text.
     """
     names = list(sample) if isinstance(sample, Mapping) else list(sample.columns)
     found = {str(name): _column(str(name), sample[name]) for name in names}
@@ -42,12 +42,12 @@ def matrix_of(sample: Any, width: int | None, *, names: tuple[str, ...] = ()) ->
     Raises:
         InvalidError: the sample has no row, another width, another rank, or is not numeric.
     """
-    if is_table(sample):
+    if isinstance(sample, Mapping) and len(sample) == 1:
+        sample = next(iter(sample.values()))
+    elif is_table(sample):
         found = columns_of(sample)
-        if not (len(found) == 1 and np.ndim(sample[next(iter(found))]) == 2):
-            order = names if names and set(names) <= set(found) else tuple(found)
-            return matrix_of(np.concatenate([_numeric(n, found[n]) for n in order], axis=1), width)
-        sample = next(iter(found.values()))
+        order = names if names and set(names) <= set(found) else tuple(found)
+        sample = np.concatenate([_numeric(name, found[name]) for name in order], axis=1)
     array = _numeric("sample", np.asarray(sample))
     if array.ndim != 2 or array.shape[0] == 0 or (width is not None and array.shape[1] != width):
         wanted = "?" if width is None else width
@@ -71,6 +71,12 @@ def _numeric(name: str, array: Array) -> Array:
 
 def _column(name: str, values: Any) -> Array:
     array = np.asarray(values)
+    if array.ndim != 1 and array.shape[1:] != (1,):
+        raise InvalidError(
+            f"column `{name}` has shape {list(array.shape)}, not [rows] or [rows, 1]",
+            why="a column holds one value per row",
+            hint="give every column as an array of its own",
+        )
     if array.dtype.kind == "O" and all(isinstance(item, int | float | np.number) for item in array.flat):
         array = array.astype(np.float64)
     if array.dtype.kind == "f":
@@ -79,7 +85,7 @@ def _column(name: str, values: Any) -> Array:
         array = array.astype(np.int64)
     elif array.dtype.kind != "b":
         array = _text(name, array)
-    return array if array.ndim == 2 else array.reshape(-1, 1)
+    return array.reshape(-1, 1)
 
 
 def _text(name: str, array: Array) -> Array:

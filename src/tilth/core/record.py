@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -100,7 +101,7 @@ def _read_enum(kind: type[enum.Enum], data: Any, at: str) -> Any:
 
 
 def _read_scalar(kind: Any, data: Any, at: str) -> Any:
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+    if kind is float and type(data) is int and abs(data) <= sys.float_info.max:
         return float(data)
     if type(data) is not kind or (kind is float and not math.isfinite(data)):
         raise _wrong(at, data, {str: "text", bool: "true or false", int: "a whole number"}.get(kind, "a number"))

@@ -145,14 +145,14 @@ def test_a_batch_that_python_reads_is_fixed_and_said_so(disagreement: Any) -> No
     assert disagreement(capture, batches=()) < 1e-4
 
 
-def test_half_precision_keeps_its_dtype_and_bfloat16_gets_a_float32_edge(disagreement: Any) -> None:
-    half = FRONTEND.capture(nn.Linear(4, 2).half(), ROWS.astype(np.float16))
-    assert half.model.graph.input[0].type.tensor_type.elem_type == 10
-    assert disagreement(half) < 1e-2
-    brain = FRONTEND.capture(nn.Linear(4, 2).bfloat16(), ROWS)
-    assert brain.model.graph.input[0].type.tensor_type.elem_type == 1
-    assert brain.model.graph.output[0].type.tensor_type.elem_type == 1
-    assert brain.run({"input": ROWS})["output"].dtype == np.float32
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32_and_said_so(dtype: Any, disagreement: Any) -> None:
+    module = nn.Linear(4, 2).to(dtype)
+    capture = FRONTEND.capture(module, torch.from_numpy(ROWS).to(dtype))
+    assert any("computed in float32" in note for note in capture.notes)
+    assert capture.model.graph.input[0].type.tensor_type.elem_type == 1
+    assert module.weight.dtype is dtype
+    assert disagreement(capture) < 1e-4
 
 
 def test_float64_samples_are_taken_as_float32() -> None:

@@ -68,18 +68,7 @@ class LightGBMFrontend:
 
     def refusals(self, model: object) -> list[Refusal]:
         """Return what of this model has no form in the graph."""
-        booster = _booster(model)
-        dump = booster.dump_model()
-        found = []
-        if _objective(dump) not in _LINKS:
-            found.append(Refusal(Verdict.TODO, f"objective `{_objective(dump)}` has no output function here"))
-        if dump.get("pandas_categorical"):
-            reason = "the model was trained on pandas category columns, whose words the graph cannot look up"
-            found.append(Refusal(Verdict.TODO, reason))
-        if _objective(dump) == "custom" and hasattr(model, "classes_"):
-            reason = "a classifier with an objective of one's own has no probabilities"
-            found.append(Refusal(Verdict.NEVER, reason))
-        return found + _tree_refusals(dump)
+        return _refusals(model, _booster(model).dump_model())
 
     def capture(self, model: object, sample: Any | None) -> Capture:
         """Return the trees as a graph, with LightGBM's own prediction.
@@ -99,7 +88,6 @@ class LightGBMFrontend:
         )
         width = booster.num_feature()
         given = None if sample is None else {"X": matrix_of(sample, width, names=tuple(booster.feature_name()))}
-        dump = booster.dump_model()
         classes = _classes(model, dump)
         forest, base, link = _forest(dump, width), [0.0] * int(dump["num_tree_per_iteration"]), _link(dump)
         graph = regressor(forest, base, link) if classes is None else classifier(forest, base, link, classes)
@@ -110,6 +98,19 @@ class LightGBMFrontend:
 
         notes = ("LightGBM adds leaves in float64 and the graph in float32",)
         return Capture(model=graph, run=run, framework=self.name, version=version, sample=given, notes=notes)
+
+
+def _refusals(model: Any, dump: dict[str, Any]) -> list[Refusal]:
+    found = []
+    if _objective(dump) not in _LINKS:
+        found.append(Refusal(Verdict.TODO, f"objective `{_objective(dump)}` has no output function here"))
+    if dump.get("pandas_categorical"):
+        reason = "the model was trained on pandas category columns, whose words the graph cannot look up"
+        found.append(Refusal(Verdict.TODO, reason))
+    if _objective(dump) == "custom" and hasattr(model, "classes_"):
+        reason = "a classifier with an objective of one's own has no probabilities"
+        found.append(Refusal(Verdict.NEVER, reason))
+    return found + _tree_refusals(dump)
 
 
 def _booster(model: Any) -> Any:

@@ -85,7 +85,8 @@ class SklearnFrontend:
         return any(kind.__module__.split(".")[0] == "sklearn" for kind in type(model).__mro__)
 
     def refusals(self, model: object) -> list[Refusal]:
-        """Return which parts have no converter, or one that is known to be wrong."""
+        """Return which parts have no converter, or one that is known to be wrong; raises what `version` raises."""
+        self.version()
         from skl2onnx._supported_operators import sklearn_operator_name_map as known
 
         _register_boosters(model)

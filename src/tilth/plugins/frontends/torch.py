@@ -1,12 +1,15 @@
 """PyTorch modules and exported programs, by `torch.export` and PyTorch's own ONNX exporter."""
 
 import contextlib
+import copy
 import inspect
 import io
 import logging
 import re
+import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -79,8 +82,10 @@ class TorchFrontend:
 
     def refusals(self, model: object) -> list[Refusal]:
         """Return what the exporter does not take."""
-        if isinstance(model, str | Path) or type(model).__name__ == "ExportedProgram":
+        if isinstance(model, str | Path):
             return []
+        if type(model).__name__ == "ExportedProgram":
+            return _program_refusals(model)
         if any(kind.__module__.startswith("torch.jit") for kind in type(model).__mro__):
             return [Refusal(Verdict.UPSTREAM, "`torch.export` does not take TorchScript; give the module itself")]
         away = sorted({str(tensor.device) for tensor in _state(model) if tensor.device.type != "cpu"})
@@ -98,6 +103,7 @@ class TorchFrontend:
         check_not_refused(self.name, model, self.refusals(model), hint=_HINT)
         if isinstance(model, str | Path):
             model = _loaded(Path(model))
+            check_not_refused(self.name, model, self.refusals(model), hint=_HINT)
         if type(model).__name__ == "ExportedProgram":
             return _captured_program(model, sample, version)
         return _captured_module(model, sample, version)
@@ -111,7 +117,9 @@ def _state(module: Any) -> list[Any]:
 
 
 def _captured_module(module: Any, sample: Any, version: str) -> Capture:
-    call, notes = _call(module, sample)
+    module, notes = _widened(module)
+    call, more = _call(module, sample)
+    notes += more
     with _evaluating(module):
         answer = _tried(module, call)
     names = [name for name, _ in _flat(answer)]
@@ -127,6 +135,16 @@ def _captured_module(module: Any, sample: Any, version: str) -> Capture:
         batched=has_batch(graph.proto),
         notes=(*notes, *more),
     )
+
+
+def _widened(module: Any) -> tuple[Any, list[str]]:
+    """Return a float32 copy of a module of half precision: few CPUs compute in it, and numpy has no bfloat16."""
+    dtypes = {str(tensor.dtype) for tensor in _state(module)}
+    narrow = sorted(dtypes & {"torch.float16", "torch.bfloat16"})
+    if not narrow:
+        return module, []
+    note = f"weights of {' and '.join(narrow)} are computed in float32, in the graph and for the golden outputs"
+    return copy.deepcopy(module).float(), [note]
 
 
 @contextlib.contextmanager
@@ -158,8 +176,6 @@ def _call(module: Any, sample: Any) -> tuple[_Call, list[str]]:
         raise InvalidError("the sample holds no tensor", hint="give at least one tensor or array")
     fixed = {name: value for name, value in named.items() if name not in tensors}
     notes = [f"argument `{name}` is fixed to {value!r:.40}" for name, value in fixed.items()]
-    if any(tensor.dtype.itemsize == 2 and "bfloat16" in str(tensor.dtype) for tensor in _state(module)):
-        notes.append("weights are bfloat16; inputs and outputs of the graph are float32")
     return _Call(positional, tensors, fixed), notes
 
 
@@ -197,29 +213,18 @@ def _tensor(name: str, value: Any, double: bool) -> Any:
             f"`{name}` in the sample is {value.dtype}", why=str(error)[:200], hint="give numbers"
         ) from error
     # numpy makes float64 by default; a module of float32 means float32.
-    narrow = tensor.dtype is torch.float64 and not double
-    return tensor.float() if narrow or tensor.dtype is torch.bfloat16 else tensor
+    return tensor.float() if tensor.is_floating_point() and not double else tensor
 
 
 def _tried(module: Any, call: _Call) -> Any:
     try:
-        return _answer(module, call, call.tensors)
+        return call(module, call.tensors)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise InvalidError(
             f"the {type(module).__name__} refuses the sample",
             why=_cleaned(str(error)),
             hint="give the arguments of `forward` with the shapes and dtypes of training",
         ) from error
-
-
-def _answer(module: Any, call: _Call, tensors: Mapping[str, Any]) -> Any:
-    import torch
-
-    state = [tensor.dtype for tensor in _state(module) if tensor.is_floating_point()]
-    if torch.bfloat16 in state:
-        # numpy has no bfloat16: the edge is float32, and the module gets what it was made for.
-        tensors = {n: t.to(torch.bfloat16) if t.is_floating_point() else t for n, t in tensors.items()}
-    return call(module, tensors)
 
 
 def _flat(answer: Any, name: str = "") -> list[tuple[str, Any]]:
@@ -229,7 +234,7 @@ def _flat(answer: Any, name: str = "") -> list[tuple[str, Any]]:
     if answer is None:
         return []
     if isinstance(answer, torch.Tensor):
-        return [(name or "output", answer.float() if answer.dtype is torch.bfloat16 else answer)]
+        return [(name or "output", answer)]
     if isinstance(answer, Mapping):
         parts = [(str(key), value) for key, value in answer.items()]
     elif is_dataclass(answer):
@@ -252,7 +257,7 @@ def _source(module: Any, call: _Call) -> Callable[[Values], Values]:
 
         tensors = {name: torch.from_numpy(np.array(values[name])) for name in call.tensors}
         with _evaluating(module):
-            return {name: _array(tensor) for name, tensor in _flat(_answer(module, call, tensors))}
+            return {name: _array(tensor) for name, tensor in _flat(call(module, tensors))}
 
     return run
 
@@ -262,6 +267,13 @@ def _array(tensor: Any) -> Any:
 
 
 # The export.
+
+
+class _Folder:
+    """A folder that goes when nothing refers to it any more."""
+
+    def __init__(self, path: Path) -> None:
+        weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -312,21 +324,16 @@ def _objection(graph: _Graph, call: _Call, run: Callable[[Values], Values]) -> s
     """Return why the graph does not follow the batch, or nothing when it does."""
     if not has_batch(graph.proto):
         return "no input has a dynamic first dimension"
-    session = _session(graph)
     for count in (1, 3):
         values = {name: _array(tensor) for name, tensor in _rows(call, count).items()}
         try:
-            found, wanted = session(values), run(values)
+            found, wanted = _session(graph)(values), run(values)
         except Exception as error:  # whatever an engine or a module raises, the batch is not proven
             return f"batch size {count} fails: {_cleaned(str(error))}"
         error_rel = compare([(found, wanted)]).max_rel
-        if not error_rel <= PROOF_REL and not _half(wanted):
+        if not error_rel <= PROOF_REL:
             return f"at batch size {count} the graph differs by {error_rel:.2g} from the module"
     return ""
-
-
-def _half(values: Values) -> bool:
-    return any(getattr(value, "dtype", None) == np.float16 for value in values.values())
 
 
 def _session(graph: _Graph) -> Callable[[Values], Values]:
@@ -352,7 +359,7 @@ def _graph(module: Any, call: _Call, names: list[str], *, dynamic: bool) -> _Gra
 
         def forward(self, *tensors: Any) -> Any:
             given = dict(zip(call.tensors, tensors, strict=True))
-            return tuple(tensor for _, tensor in _flat(_answer(self.inner, call, given)))
+            return tuple(tensor for _, tensor in _flat(call(self.inner, given)))
 
     size = _batch(call)
     moving = [{0: torch.export.Dim("batch")} if t.ndim and t.shape[0] == size else {} for t in call.tensors.values()]
@@ -374,11 +381,9 @@ def _written(program: Any, inputs: list[str], outputs: list[str]) -> _Graph:
     if weights <= MOST_INLINE_BYTES:
         graph = _Graph(made.model_proto)
     else:
-        keep = tempfile.TemporaryDirectory(prefix="tilth-torch-")
-        path = Path(keep.name) / "model.onnx"
-        made.save(path, external_data=True)
-        proto = _read_without_weights(path)
-        graph = _Graph(proto, path.parent, keep)
+        folder = Path(tempfile.mkdtemp(prefix="tilth-torch-"))
+        made.save(folder / "model.onnx", external_data=True)
+        graph = _Graph(_read_without_weights(folder / "model.onnx"), folder, _Folder(folder))
     name_batch(graph.proto)
     for node in graph.proto.graph.node:
         # Stack traces of the exporter: they name files of this machine.
@@ -434,6 +439,12 @@ def _loaded(path: Path) -> Any:
         ) from error
 
 
+def _program_refusals(program: Any) -> list[Refusal]:
+    if any(str(tensor.dtype) == "torch.bfloat16" for tensor in program.state_dict.values()):
+        return [Refusal(Verdict.TODO, "the program computes in bfloat16, which numpy cannot hold")]
+    return []
+
+
 def _captured_program(program: Any, sample: Any, version: str) -> Capture:
     names = list(program.graph_signature.user_inputs)
     given = sample if sample is not None else _example(program)
@@ -445,7 +456,7 @@ def _captured_program(program: Any, sample: Any, version: str) -> Capture:
             hint="give one tensor per input, by name or in order",
         )
     module = program.module()
-    call = _Call(tuple(names), {n: _tensor(n, part, False) for n, part in zip(names, parts, strict=True)})
+    call = _Call(tuple(names), {n: _tensor(n, part, True) for n, part in zip(names, parts, strict=True)})
     run = _program_source(module, program, call)
     answer = _tried_program(run, call)
     with _quiet("program"):

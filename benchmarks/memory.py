@@ -1,0 +1,54 @@
+"""Peak memory of a process and all its descendants: the largest sum of proportional set sizes that was seen."""
+
+import threading
+import time
+from pathlib import Path
+
+
+class PeakMemory:
+    """Samples the process tree below `pid` every 50 ms between `start` and `stop`."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self.peak_bytes = 0
+
+    def start(self) -> "PeakMemory":
+        """Begin to sample."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> int:
+        """Stop sampling and return the peak in bytes."""
+        self._stop.set()
+        self._thread.join()
+        return self.peak_bytes
+
+    def _sample(self) -> None:
+        while not self._stop.is_set():
+            self.peak_bytes = max(self.peak_bytes, sum(map(_pss_bytes, _tree(self._pid))))
+            time.sleep(0.05)
+
+
+def _tree(pid: int) -> list[int]:
+    found, waiting = [], [pid]
+    while waiting:
+        one = waiting.pop()
+        found.append(one)
+        for task in Path(f"/proc/{one}/task").glob("*/children"):
+            try:
+                waiting += [int(child) for child in task.read_text(encoding="ascii").split()]
+            except OSError:
+                continue
+    return found
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        return 0
+    return 0
