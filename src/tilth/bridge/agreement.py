@@ -146,7 +146,7 @@ class _Tally:
         else:
             self.rms_rel = INFINITE
         both = norm_a > 0 and norm_b > 0
-        self.cosine = min(self.cosine, abs(complex(np.vdot(a / norm_a, b / norm_b))) if both else 0.0)
+        self.cosine = min(self.cosine, float(np.vdot(a / norm_a, b / norm_b).real) if both else 0.0)
 
     def result(self) -> Agreement:
         return Agreement(

@@ -28,9 +28,15 @@ def rows(values: Values, signature: Signature) -> int:
 
 
 def resized(values: Values, signature: Signature, wanted: int) -> dict[str, Value]:
-    """Return `wanted` rows, taken round and round from `values`; inputs without a batch stay as they are."""
+    """Return `wanted` rows, taken round and round from `values`; inputs without a batch stay as they are.
+
+    Raises:
+        InvalidError: there are no rows, or the inputs have different numbers of them.
+    """
     have = rows(values, signature)
-    index = np.arange(wanted) % max(have, 1)
+    if have == 0:
+        raise InvalidError("the inputs have no rows", why="their batch size is 0", hint="give at least one row")
+    index = np.arange(wanted) % have
     axes = {spec.name: _axis(spec) for spec in signature.inputs}
     return {name: _taken(value, axes.get(name), index) for name, value in values.items()}
 

@@ -42,21 +42,13 @@ class Cache:
             return None
         try:
             return json.loads(self._path(name).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
 
     def put(self, name: str, value: Any) -> None:
         """Store a record; a full or unwritable disk only means that it will be measured again."""
         self._put.add(name)
-        path = self._path(name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd, temporary = tempfile.mkstemp(dir=path.parent)
-            with os.fdopen(fd, "wb") as file:
-                file.write(canonical_json(value))
-            os.replace(temporary, path)
-        except OSError:
-            return
+        _write(self._path(name), canonical_json(value))
 
     def blob(self, name: str) -> bytes | None:
         """Return stored bytes when they still hash to `name`, else None."""
@@ -67,18 +59,8 @@ class Cache:
         return data if digest(data) == name else None
 
     def put_blob(self, name: str, data: bytes) -> None:
-        """Store bytes under their digest."""
-        path = self._folder / "blobs" / name
-        if path.exists():
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd, temporary = tempfile.mkstemp(dir=path.parent)
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-            os.replace(temporary, path)
-        except OSError:
-            return
+        """Store bytes under their digest, over what may be there: it may be damaged."""
+        _write(self._folder / "blobs" / name, data)
 
     def clear(self) -> None:
         """Remove everything that was measured."""
@@ -87,3 +69,17 @@ class Cache:
 
     def _path(self, name: str) -> Path:
         return self._folder / "search" / f"{name}.json"
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd, temporary = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError:
+        return

@@ -46,7 +46,13 @@ class Candidates:
         except MissingError as error:
             self._refuse(engine.name, Refusal(Verdict.TODO, f"{error.what}; {error.hint}"))
             return []
-        return [(engine, one) for one in engine.options(self._graph, self._device, self._request.precisions)]
+        options = engine.options(self._graph, self._device, self._request.precisions)
+        if not options:
+            asked = ", ".join(self._request.precisions)
+            never = Refusal(Verdict.NEVER, f"it offers nothing at {asked}")
+            refusals = engine.refusals(self._graph, self._device) or [never]
+            self.refused.append(Refused(engine.name, tuple(refusals), self._device.target))
+        return [(engine, one) for one in options]
 
     def _candidate(self, engine: Engine, option: Option, timeout_s: float) -> Candidate | None:
         build = Build(

@@ -12,7 +12,7 @@ from tilth.ports.arrays import Array, Value, Values
 def checked(values: Values, signature: Signature) -> dict[str, Value]:
     """Return the values in signature order, as arrays that engines take.
 
-    Nothing is cast, except Python numbers and lists, and text of any kind to `str` objects.
+    Nothing is cast, except Python numbers and lists, text of any kind to `str` objects, and byte order.
 
     Raises:
         InvalidError: a name is missing or unknown, or a dtype or shape does not fit.
@@ -58,13 +58,13 @@ def _wrong_names(unknown: list[str], missing: list[str], signature: Signature) -
 
 
 def _checked_value(value: Value, spec: TensorSpec) -> Value:
-    if spec.container == "tensor":
+    if value is None and spec.container == "optional":
+        return None
+    if spec.container == "tensor" or (spec.container == "optional" and not isinstance(value, list | tuple)):
         return _checked_array(value, spec)
-    if spec.container == "sequence":
-        if not isinstance(value, list | tuple):
-            raise _wrong(spec, f"is a {type(value).__name__}, not a list of arrays")
-        return [_checked_array(item, spec) for item in value]
-    return value
+    if not isinstance(value, list | tuple):
+        raise _wrong(spec, f"is a {type(value).__name__}, not a list of arrays")
+    return [_checked_array(item, spec) for item in value]
 
 
 def _checked_array(value: Value, spec: TensorSpec) -> Array:
@@ -74,6 +74,9 @@ def _checked_array(value: Value, spec: TensorSpec) -> Array:
         value = _text(value, spec)
     elif value.dtype.name != spec.dtype:
         raise _wrong(spec, f"has dtype `{value.dtype.name}`, not `{spec.dtype}`")
+    elif not value.dtype.isnative:
+        # Engines take the bytes as they lie.
+        value = value.astype(value.dtype.newbyteorder("="))
     if spec.shape is not None and not _fits(value.shape, spec):
         raise _wrong(spec, f"has shape {list(value.shape)}, not [{', '.join(map(str, spec.shape))}]")
     return value

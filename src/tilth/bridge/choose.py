@@ -27,13 +27,13 @@ def choose(
     Raises:
         RefusedError: no build agrees.
     """
-    able = [b for b in builds if b.id in certificates and certificates[b.id].agrees]
+    able = [b for b in builds if b.id in certificates and certificates[b.id].agrees and certificates[b.id].timings]
     if not able:
         raise _nothing_agrees(target, builds, certificates)
     best = min(able, key=lambda b: _cost(certificates[b.id], goal))
     limit = _cost(certificates[best.id], goal) * (1 + TIE)
     tied = [b for b in able if _cost(certificates[b.id], goal) <= limit]
-    winner = min(tied, key=lambda b: (_error(certificates[b.id]), b.label))
+    winner = min(tied, key=lambda b: (_error(certificates[b.id]), b.label, b.id))
     reasons = {
         b.id: _why_not(b, winner, certificates.get(b.id), certificates[winner.id], goal)
         for b in builds
@@ -66,11 +66,12 @@ def _why_not(build: Build, winner: Build, own: Certificate | None, best: Certifi
         return "never measured"
     if not own.agrees:
         return "; ".join(own.reasons)
+    if not own.timings:
+        return "agrees, and was never timed"
     slower = _cost(own, goal) / _cost(best, goal)
     if slower <= 1 + TIE:
-        return f"as fast as the winner within {TIE:.0%}, and its error is not smaller"
-    note = "" if own.timings[0].calls >= best.timings[0].calls else ", left the search early"
-    return f"{slower:.2f} times the time of the winner{note}"
+        return f"within {TIE:.0%} of the winner, and its error is not smaller"
+    return f"{slower:.2f} times the winner's time"
 
 
 def _nothing_agrees(target: str, builds: Sequence[Build], certificates: Mapping[str, Certificate]) -> RefusedError:

@@ -47,28 +47,30 @@ def fixed_batch(signature: Signature, rows: int) -> Signature:
 def proven_outputs(signature: Signature, seen: Sequence[tuple[int, Values]]) -> Signature:
     """Return the signature with the outputs' shapes as they were seen at one or more batch sizes, (rows, outputs).
 
-    A dimension that was always the number of rows, at two sizes, is the batch; one that never changed is its size,
-    unless the graph names it; others stay open.
+    A dimension that was always the number of rows, at two sizes, is the batch. One that never changed is its size,
+    unless the graph names it, or an input has a dimension that callers choose and that was not varied. Others stay
+    open.
     """
-    outputs = [replace(spec, shape=_seen_shape(spec, seen)) for spec in signature.outputs]
+    chosen = any(isinstance(dim, str) and dim != BATCH for spec in signature.inputs for dim in spec.shape or ())
+    outputs = [replace(spec, shape=_seen_shape(spec, seen, settled=not chosen)) for spec in signature.outputs]
     return Signature(signature.inputs, tuple(outputs))
 
 
-def _seen_shape(spec: TensorSpec, seen: Sequence[tuple[int, Values]]) -> tuple[Dim, ...] | None:
+def _seen_shape(spec: TensorSpec, seen: Sequence[tuple[int, Values]], *, settled: bool) -> tuple[Dim, ...] | None:
     shapes = [(rows, _shape(values.get(spec.name))) for rows, values in seen]
     first = shapes[0][1]
     if first is None or any(shape is None or len(shape) != len(first) for _, shape in shapes):
         return spec.shape
     declared = spec.shape if spec.shape is not None and len(spec.shape) == len(first) else ("?",) * len(first)
     columns = [[(rows, shape[axis]) for rows, shape in shapes if shape is not None] for axis in range(len(first))]
-    return tuple(_seen_dim(dim, column) for dim, column in zip(declared, columns, strict=True))
+    return tuple(_seen_dim(dim, column, settled) for dim, column in zip(declared, columns, strict=True))
 
 
-def _seen_dim(declared: Dim, column: list[tuple[int, int]]) -> Dim:
+def _seen_dim(declared: Dim, column: list[tuple[int, int]], settled: bool) -> Dim:
     sizes = {size for _, size in column}
     if len(sizes) > 1:
         return BATCH if all(size == rows for rows, size in column) else "?"
-    if isinstance(declared, int) or declared == BATCH or len(column) > 1:
+    if isinstance(declared, int) or declared == BATCH or (declared == "?" and settled and len(column) > 1):
         return sizes.pop()
     return declared
 

@@ -133,18 +133,23 @@ class Search:
             self.state.anchor = contender.id
             time_round(self._arena, contender, [], self._inputs(self.main_batch), self.main_batch, seconds, self._fail)
             return
-        worker = self._arena.ready(contender, [anchor.id])
-        reply = worker.call(
-            "time", self._arena.limits.call_s, inputs=str(self._inputs(self.main_batch)), seconds=0.0, most=1
-        )
         typical = quantile(sorted(anchor.samples[self.main_batch].medians), 0.5)
-        if reply["ns"][0] > _HOPELESS * typical:
-            contender.samples.setdefault(self.main_batch, Samples()).add(reply["ns"], typical)
-            self._drop(contender.id, f"{reply['ns'][0] / typical:.0f} times the time of the first one at first sight")
+        quickest = self._quickest_ns(contender, _HOPELESS * typical)
+        if quickest > _HOPELESS * typical:
+            contender.samples.setdefault(self.main_batch, Samples()).add([quickest], typical)
+            self._drop(contender.id, f"{quickest / typical:.0f} times the first one's time, at a glance")
             return
         time_round(
             self._arena, anchor, [contender], self._inputs(self.main_batch), self.main_batch, seconds, self._fail
         )
+
+    def _quickest_ns(self, contender: Contender, good_ns: float) -> int:
+        """Return the shortest of up to three calls, stopping at one that is good enough."""
+        worker, inputs = self._arena.ready(contender, [self.state.anchor]), str(self._inputs(self.main_batch))
+        taken: list[int] = []
+        while len(taken) < 3 and (not taken or min(taken) > good_ns):
+            taken += worker.call("time", self._arena.limits.call_s, inputs=inputs, seconds=0.0, most=1)["ns"]
+        return min(taken)
 
     def _halve(self, end: float) -> None:
         able = [c for c in self.state.able if self.main_batch in c.samples]

@@ -1,9 +1,11 @@
 """Named values in `.npz` files: samples, inputs, outputs and labelled data.
 
-A tensor is one array under its name. A sequence is `name#0`, `name#1` and so on. An absent optional has no entry.
-Strings are stored as numpy's fixed-width text, never as objects.
+A tensor is one array under its name. A sequence is `name#0`, `name#1` and so on, and an empty one is an array without
+elements under `name#`. An absent optional has no entry. Strings are stored as numpy's fixed-width text, never as
+objects.
 """
 
+import itertools
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,6 +24,7 @@ def write_values(path: Path, values: Values) -> None:
     """Write values to an uncompressed `.npz`.
 
     Raises:
+        InvalidError: a text ends with NUL, which numpy's text cannot hold.
         OSError: the file cannot be written.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
@@ -31,7 +34,7 @@ def write_values(path: Path, values: Values) -> None:
 
 
 def read_values(path: Path) -> dict[str, Value]:
-    """Read values; text comes back as object arrays of `str`.
+    """Read values; text comes back as object arrays of `str`, numbers in this machine's byte order.
 
     Raises:
         MissingError: there is no such file.
@@ -57,7 +60,14 @@ def _storable(array: Array) -> Array:
     if array.dtype.kind != "O":
         return np.ascontiguousarray(array) if array.ndim else array
     # ONNX strings come as objects; an `S` array would drop what is not ASCII.
-    return array.astype(str)
+    texts = array.astype(str)
+    if not np.array_equal(texts.astype(object), array):
+        raise InvalidError(
+            "an array of text cannot be written",
+            why="a text in it ends with NUL, or an element is not text",
+            hint="strip it, or convert the elements to str",
+        )
+    return texts
 
 
 def _entries(values: Values) -> Iterable[tuple[str, Array]]:
@@ -66,8 +76,10 @@ def _entries(values: Values) -> Iterable[tuple[str, Array]]:
             continue
         if isinstance(value, np.ndarray) or np.isscalar(value):
             yield name, np.asarray(value)
-        else:
+        elif len(value):
             yield from ((f"{name}#{i}", np.asarray(item)) for i, item in enumerate(value))
+        else:
+            yield f"{name}#", np.empty(0, np.float32)
 
 
 def _read_members(archive: zipfile.ZipFile) -> dict[str, Array]:
@@ -84,8 +96,14 @@ def _read_members(archive: zipfile.ZipFile) -> dict[str, Array]:
             _check_header(file, member)
         with archive.open(member) as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
-        found[member.filename.removesuffix(".npy")] = array.astype(object) if array.dtype.kind in "SU" else array
+        found[member.filename.removesuffix(".npy")] = _usable(array)
     return found
+
+
+def _usable(array: Array) -> Array:
+    if array.dtype.kind in "SU":
+        return array.astype(str).astype(object)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _check_header(file: IO[bytes], member: zipfile.ZipInfo) -> None:
@@ -104,12 +122,19 @@ def _check_header(file: IO[bytes], member: zipfile.ZipInfo) -> None:
 
 
 def _grouped(arrays: Mapping[str, Array]) -> dict[str, Value]:
+    sequences = {name[:-2]: _members(name[:-2], arrays) for name in arrays if len(name) > 2 and name.endswith("#0")}
+    owners = {member: base for base, members in sequences.items() for member in members}
     values: dict[str, Value] = {}
     for name, array in arrays.items():
-        base, mark, index = name.rpartition("#")
-        if not (mark and index.isdecimal()):
+        if name in owners:
+            values[owners[name]] = [arrays[member] for member in sequences[owners[name]]]
+        elif len(name) > 1 and name.endswith("#") and not array.size:
+            values[name[:-1]] = []
+        else:
             values[name] = array
-        elif index == "0":
-            items = (arrays.get(f"{base}#{i}") for i in range(len(arrays)))
-            values[base] = [item for item in items if item is not None]
     return values
+
+
+def _members(base: str, arrays: Mapping[str, Array]) -> list[str]:
+    numbered = (f"{base}#{index}" for index in itertools.count())
+    return list(itertools.takewhile(arrays.__contains__, numbered))

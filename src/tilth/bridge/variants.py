@@ -8,11 +8,14 @@ from typing import Any
 from tilth.bridge.cache import Cache, key
 from tilth.bridge.measure.worker import start
 from tilth.core.device import Device
-from tilth.core.digest import digest_file
-from tilth.core.errors import InvalidError
+from tilth.core.digest import checked_digest, digest_file
+from tilth.core.errors import TilthError
 from tilth.core.graph import Graph
 from tilth.core.record import from_json, to_json
 from tilth.core.signature import Signature
+
+#: The record of a recipe that changes nothing in a graph.
+_NOTHING = {"changes": 0}
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,11 @@ class Kitchen:
             WorkerFailed: the recipe refused, crashed, or outran its limits.
         """
         if recipe not in self._made:
-            self._made[recipe] = self._cached(recipe) or self._derived(recipe, timeout_s)
+            record = self._cache.get(self._key(recipe))
+            if record == _NOTHING:
+                self._made[recipe] = None
+            else:
+                self._made[recipe] = self._cached(record, recipe) or self._derived(recipe, timeout_s)
         return self._made[recipe]
 
     def _key(self, recipe: str) -> str:
@@ -64,15 +71,15 @@ class Kitchen:
         }
         return f"variant-{key(facts)}"
 
-    def _cached(self, recipe: str) -> Variant | None:
-        record = self._cache.get(self._key(recipe))
+    def _cached(self, record: Any, recipe: str) -> Variant | None:
         if not isinstance(record, dict) or not record.get("changes"):
             return None
         folder = self._folder / recipe
         folder.mkdir(mode=0o700)
         try:
             return self._restored(record, folder)
-        except (InvalidError, KeyError, TypeError):
+        except (TilthError, KeyError, TypeError, OSError):
+            # A record or a blob that is damaged or gone; the recipe is followed again.
             for path in folder.iterdir():
                 path.unlink()
             folder.rmdir()
@@ -80,7 +87,7 @@ class Kitchen:
 
     def _restored(self, record: dict[str, Any], folder: Path) -> Variant:
         graph = from_json(Graph, record["graph"])
-        for name in record["blobs"]:
+        for name in map(checked_digest, record["blobs"]):
             data = self._cache.blob(name)
             if data is None:
                 data = (self._plain.model.parent / name).read_bytes()
@@ -106,7 +113,7 @@ class Kitchen:
         finally:
             worker.close()
         if not reply["changes"]:
-            self._cache.put(self._key(recipe), {"changes": 0})
+            self._cache.put(self._key(recipe), _NOTHING)
             return None
         self._keep(recipe, reply, folder)
         return Variant(from_json(Graph, reply["graph"]), folder / "model.onnx", reply["blobs"])

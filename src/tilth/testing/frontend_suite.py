@@ -29,6 +29,7 @@ from onnx.reference import ReferenceEvaluator
 
 from tilth.bridge.agreement import compare
 from tilth.bridge.batch_symbol import dims_of, inputs_of
+from tilth.bridge.model_checks import check_model
 from tilth.core.build import Refusal
 from tilth.core.errors import InvalidError, MissingError, UnsupportedError
 from tilth.core.signature import BATCH
@@ -84,8 +85,9 @@ class FrontendSuite:
         assert isinstance(_raised(self.frontend, model, None), UnsupportedError)
 
     def test_the_graph_is_valid_and_named(self) -> None:
-        """The graph passes onnx's checker, and inputs and outputs are those of the sample and of `run`."""
+        """The graph passes the checks of an import and onnx's own, and inputs and outputs are those of the sample and of `run`."""
         capture = self._captured()
+        check_model(capture.model, capture.weights_dir)
         onnx.checker.check_model(_whole(capture))
         assert capture.framework
         assert capture.version

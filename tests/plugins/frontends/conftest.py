@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 
 from tilth.bridge.agreement import compare
+from tilth.bridge.model_checks import check_model
 from tilth.ports.arrays import Values
 from tilth.ports.frontend import Capture
 
@@ -19,6 +20,7 @@ def _take(values: Values, rows: int) -> dict[str, Any]:
 
 
 def _session(capture: Capture, folder: Path) -> onnxruntime.InferenceSession:
+    check_model(capture.model, capture.weights_dir)
     onnx.checker.check_model(capture.model, full_check=True)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -60,7 +60,12 @@ def summary(samples: Samples, batch: int, anchor: str) -> Timing:
         calls=len(calls),
         noise=round(spread, 4),
         reference_build=anchor,
-        ratio=round(quantile(ratios, 0.5), 4),
-        ratio_low=round(quantile(ratios, 0.25), 4),
-        ratio_high=round(quantile(ratios, 0.75), 4),
+        ratio=_shortened(quantile(ratios, 0.5)),
+        ratio_low=_shortened(quantile(ratios, 0.25)),
+        ratio_high=_shortened(quantile(ratios, 0.75)),
     )
+
+
+def _shortened(ratio: float) -> float:
+    # By digits, not by places: a ratio of nothing would make every other build infinitely slower.
+    return float(f"{ratio:.5g}")

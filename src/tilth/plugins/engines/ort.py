@@ -26,6 +26,7 @@ _MOST_SHAPES = 4
 _Shapes = tuple[tuple[int, ...], ...]
 #: Makes a session in which dimensions have the given sizes.
 _Make = Callable[[Mapping[str, int]], Any]
+_BoundCall = Callable[[Any], dict[str, Value] | None]
 #: Stands for inputs that are not all arrays, or not all that the graph asks for.
 _NO_SHAPES: _Shapes = ((-1,),)
 
@@ -103,7 +104,8 @@ class OrtSession:
         self._calm = calm
         self._latest = session
         self._sessions: dict[_Shapes, Any] = {}
-        self._bound: dict[_Shapes, _Bound | None] = {}
+        self._bound: dict[_Shapes, _BoundCall | None] = {}
+        self._quick: _BoundCall | None = None
 
     def run(self, inputs: Values) -> dict[str, Value]:
         """Return the outputs by name, in graph order.
@@ -111,14 +113,17 @@ class OrtSession:
         Raises:
             InvalidError: onnxruntime refuses the values; its words are the reason.
         """
+        outputs = None if self._quick is None else self._quick(inputs)
+        return self._slow(inputs) if outputs is None else outputs
+
+    def _slow(self, inputs: Values) -> dict[str, Value]:
         shapes = self._shapes(inputs)
         bound = self._bound.get(shapes)
-        if bound is not None:
-            try:
-                return bound.run(inputs)
-            except Exception:
-                # Another dtype, a value that the graph refuses, or an output whose shape depends on values.
-                return self._handed(inputs, shapes)
+        if bound is not None and bound is not self._quick:
+            self._quick = bound
+            outputs = bound(inputs)
+            if outputs is not None:
+                return outputs
         return self._handed(inputs, shapes)
 
     def _shapes(self, inputs: Any) -> _Shapes:
@@ -141,9 +146,10 @@ class OrtSession:
                 hint="compare the inputs with `tilth show`",
             ) from None
         if shapes in self._bound:
-            self._bound[shapes] = None
+            # The bound call failed where this one did not: an output's shape depends on values.
+            self._bound[shapes] = self._quick = None
         elif len(self._bound) < _MOST_SHAPES and shapes is not _NO_SHAPES and _bindable(inputs, outputs):
-            self._bound[shapes] = _Bound(session, self._calm, inputs, outputs)
+            self._bound[shapes] = self._quick = _bound_call(session, self._calm, inputs, outputs)
         return outputs
 
     def _session_for(self, shapes: _Shapes) -> Any:
@@ -176,30 +182,43 @@ class OrtSession:
 
     def close(self) -> None:
         """Drop the sessions and their thread pools."""
+        self._quick = None
         self._bound.clear()
         self._sessions.clear()
         self._open = self._latest = self._make = None
 
 
-class _Bound:
-    """Buffers for the inputs and outputs of one set of shapes, bound to a session."""
+def _bound_call(session: Any, calm: Any, inputs: Any, outputs: Any) -> _BoundCall:
+    """Return a call that moves arrays of these shapes and dtypes through buffers bound to the session.
 
-    def __init__(self, session: Any, calm: Any, inputs: Any, outputs: Any) -> None:
-        binding = session.io_binding()
-        self._fills = [(name, np.array(value, order="C")) for name, value in inputs.items()]
-        self._takes = [(name, np.array(value, order="C")) for name, value in outputs.items()]
-        for bind, buffers in ((binding.bind_input, self._fills), (binding.bind_output, self._takes)):
-            for name, buffer in buffers:
-                bind(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
-        self._run, self._calm = session._sess.run_with_iobinding, calm
-        self._binding = binding._iobinding
+    It returns None for other inputs, and where onnxruntime refuses to fill the buffers.
+    """
+    fills = [(name, np.array(value, order="C"), value.shape, value.dtype) for name, value in inputs.items()]
+    results = {name: np.array(value, order="C") for name, value in outputs.items()}
+    bound = session.io_binding()
+    for name, buffer, shape, dtype in fills:
+        bound.bind_input(name, "cpu", 0, dtype, shape, buffer.ctypes.data)
+    for name, buffer in results.items():
+        bound.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+    takes = [(name, buffer.copy) for name, buffer in results.items()]
+    run, binding, count = session._sess.run_with_iobinding, bound._iobinding, len(fills)
 
-    def run(self, inputs: Any) -> dict[str, Value]:
-        for name, buffer in self._fills:
-            # `equiv` lets byte orders differ and nothing else.
-            np.copyto(buffer, inputs[name], casting="equiv")
-        self._run(self._binding, self._calm)
-        return {name: buffer.copy() for name, buffer in self._takes}
+    def call(given: Any) -> dict[str, Value] | None:
+        if len(given) != count:
+            return None
+        try:
+            for name, buffer, shape, dtype in fills:
+                value = given[name]
+                if value.shape != shape or value.dtype != dtype:
+                    return None
+                buffer[...] = value
+            run(binding, calm)
+        except Exception:
+            # A name is missing, or a value or an output's shape does not fit: the slow call finds out which.
+            return None
+        return {name: copy() for name, copy in takes}
+
+    return call
 
 
 def _onnxruntime() -> Any:

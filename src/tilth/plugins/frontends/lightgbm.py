@@ -80,12 +80,9 @@ class LightGBMFrontend:
         """
         version = self.version()
         booster = _booster(model)
-        check_not_refused(
-            self.name,
-            model,
-            self.refusals(model),
-            hint="train on integer codes or one-hot columns, without `linear_tree`",
-        )
+        dump = booster.dump_model()
+        hint = "train on integer codes or one-hot columns, without `linear_tree`"
+        check_not_refused(self.name, model, _refusals(model, dump), hint=hint)
         width = booster.num_feature()
         given = None if sample is None else {"X": matrix_of(sample, width, names=tuple(booster.feature_name()))}
         classes = _classes(model, dump)

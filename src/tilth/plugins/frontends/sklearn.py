@@ -385,6 +385,7 @@ def _converted(model: Any, sample: dict[str, Array], form: _Form) -> Any:
         else:
             raise ValueError("no set of options suits the estimator")
     proto.producer_name, proto.producer_version = "skl2onnx", metadata.version("skl2onnx")
+    _merge_opsets(proto)
     _rename_inputs(proto, list(sample))
     if is_classifier(final(model)):
         flatten_label(proto)
@@ -464,6 +465,17 @@ def _type(array: Array, form: _Form) -> Any:
     if array.dtype.kind == "i":
         return types.Int64TensorType(shape)
     return types.DoubleTensorType(shape) if form.double else types.FloatTensorType(shape)
+
+
+def _merge_opsets(proto: Any) -> None:
+    """Import every domain once; sklearn-onnx names the default one by both of its names."""
+    found: dict[str, int] = {}
+    for item in proto.opset_import:
+        domain = "" if item.domain == "ai.onnx" else item.domain
+        found[domain] = max(found.get(domain, 0), item.version)
+    del proto.opset_import[:]
+    for domain, version in found.items():
+        proto.opset_import.add(domain=domain, version=version)
 
 
 def _rename_inputs(proto: Any, names: list[str]) -> None:
