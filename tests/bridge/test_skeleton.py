@@ -24,9 +24,18 @@ def joined(parts: Parts) -> ModelProto:
 
 def test_join_gives_back_what_split_took() -> None:
     made = model()
-    made.graph.initializer[0].doc_string = "kept"
     made.metadata_props.add(key="author", value="somebody")
     assert joined(split(made, None)) == made
+
+
+def test_the_authors_paths_in_exporters_comments_do_not_travel() -> None:
+    made, plain = model(), model()
+    made.doc_string = made.graph.doc_string = made.graph.initializer[0].doc_string = "/home/author/train.py"
+    made.graph.node[0].doc_string = made.graph.input[0].doc_string = "/home/author/train.py"
+    made.graph.node[0].metadata_props.add(key="pkg.torch.onnx.stack_trace", value='File "/home/author/train.py"')
+    made.graph.initializer[0].metadata_props.add(key="location", value="/home/author/train.py")
+    assert b"/home/author" not in split(made, None).skeleton
+    assert split(made, None).skeleton == split(plain, None).skeleton
 
 
 def test_split_leaves_the_model_as_it_was() -> None:

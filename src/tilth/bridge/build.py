@@ -14,9 +14,10 @@ from tilth.bridge.cache import Cache, key
 from tilth.bridge.candidates import Candidate, Candidates
 from tilth.bridge.certify import certificate
 from tilth.bridge.choose import choose
+from tilth.bridge.destination import check_destination
 from tilth.bridge.measure.arena import Arena, Limits
 from tilth.bridge.progress_file import state_from_json, state_to_json
-from tilth.bridge.request import Request
+from tilth.bridge.request import Request, checked_request
 from tilth.bridge.search import Progress, Search, State, estimate_limits
 from tilth.bridge.sight import Examiner
 from tilth.bridge.value_file import write_values
@@ -63,6 +64,7 @@ def build(bundle: Bundle, device: Device, request: Request, tools: Tools, progre
     `folder` is an empty private folder; the blobs of variants lie in it until the caller has written the bundle.
 
     Raises:
+        InvalidError: data for calibration or evaluation does not fit the signature.
         CancelledError: interrupted; what was measured is kept and a new call goes on.
         UnavailableError: the disk is full or no process can be started.
     """
@@ -76,6 +78,7 @@ def build_file(
 
     Raises what `build` and `write_bundle` raise; the bundle at `out` is old or new as a whole.
     """
+    check_destination(out)
     folder = Path(tempfile.mkdtemp(prefix="tilth-"))
     try:
         with open_bundle(path) as bundle:
@@ -112,7 +115,8 @@ class _Builder:
     def __init__(
         self, bundle: Bundle, device: Device, request: Request, tools: Tools, progress: Progress, folder: Path
     ) -> None:
-        self._bundle, self._device, self._request = bundle, device, request
+        self._bundle, self._device = bundle, device
+        self._request = checked_request(request, bundle.manifest.signature)
         self._tools, self._progress, self._folder = tools, progress, folder
         self._engines = _wanted_engines(tools.engines, request.engines)
         self._golden = bundle.golden()
@@ -188,6 +192,8 @@ class _Builder:
                 self._request,
                 dynamic_batch=manifest.signature.dynamic_batch,
             )
+            # A search that goes on compares with what the source reached, not with what it sees first.
+            examiner.source_metric = next((s.task.source for s in state.sights.values() if s.task), None)
             candidates = Candidates(manifest.graph, self._device, self._request, self._kitchen(plain, examiner, child))
             search = Search(
                 arena,

@@ -1,5 +1,6 @@
 """The child process that runs a user's code or reads a user's file, and leaves a bundle without builds."""
 
+import errno
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any, Literal, TextIO
 from tilth.bridge.agreement import Tolerance
 from tilth.bridge.bundle_write import write_bundle
 from tilth.bridge.capture import Captured, Terms, capture
+from tilth.bridge.measure.tether import tie_to_parent
 from tilth.bridge.value_file import read_values
 from tilth.core.build import Build, Precision
 from tilth.core.device import Device
-from tilth.core.errors import MissingError, TilthError, UnsupportedError
+from tilth.core.errors import InvalidError, MissingError, TilthError, UnavailableError, UnsupportedError
 from tilth.core.record import from_json
 from tilth.ports.engine import Engine, Session
 from tilth.ports.frontend import Frontend
@@ -28,6 +30,7 @@ def serve(
     replies: TextIO,
 ) -> None:
     """Answer `capture` commands until the pipe closes."""
+    tie_to_parent()
     for line in commands:
         request = json.loads(line)
         request.pop("do")
@@ -35,11 +38,28 @@ def serve(
             reply: dict[str, Any] = {"ok": _capture(frontends, find_engine, open_model, **request)}
         except TilthError as error:
             reply = {"error": error.as_json()}
+        except OSError as error:
+            reply = {"error": _from_os(error).as_json()}
         except Exception as error:  # whatever the user's own code raises
-            what = f"{type(error).__name__}: {str(error)[:1000]}"
-            reply = {"error": {"error": "InvalidError", "what": "the model's code failed", "why": what, "hint": ""}}
+            reply = {"error": _failed(error).as_json()}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
+
+
+def _from_os(error: OSError) -> TilthError:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return _failed(error)
+    return UnavailableError(
+        "there is no room for temporary files", why=str(error), hint="make room, or set TMPDIR to another disk"
+    )
+
+
+def _failed(error: Exception) -> TilthError:
+    return InvalidError(
+        "the model's code failed",
+        why=f"{type(error).__name__}: {str(error)[:1000]}",
+        hint="load and run the model without Tilth first; what it raises there is what was raised here",
+    )
 
 
 def _capture(

@@ -8,34 +8,36 @@ from tilth.core.errors import InvalidError
 from tilth.core.signature import Signature, TensorSpec
 from tilth.ports.arrays import Array, Value, Values
 
+#: Kinds of Python numbers that become an element of each kind without another meaning.
+_TAKEN_AS = {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}
+
 
 def checked(values: Values, signature: Signature) -> dict[str, Value]:
     """Return the values in signature order, as arrays that engines take.
 
-    Nothing is cast, except Python numbers and lists, text of any kind to `str` objects, and byte order.
+    Nothing is cast, except Python numbers and lists where they lose nothing but float precision, text of any kind to
+    `str` objects, and byte order.
 
     Raises:
-        InvalidError: a name is missing or unknown, or a dtype or shape does not fit.
+        InvalidError: a name is missing or unknown, a dtype or shape does not fit, or a symbol has two sizes.
     """
     known = {spec.name for spec in signature.inputs}
     unknown = [name for name in values if name not in known]
     missing = [s.name for s in signature.inputs if s.name not in values and s.container != "optional"]
     if unknown or missing:
         raise _wrong_names(unknown, missing, signature)
-    return {spec.name: _checked_value(values[spec.name], spec) for spec in signature.inputs if spec.name in values}
+    made = {spec.name: _checked_value(values[spec.name], spec) for spec in signature.inputs if spec.name in values}
+    _check_sizes(made, signature.inputs)
+    return made
 
 
-def check_sizes(values: Mapping[str, Array], specs: Iterable[TensorSpec]) -> None:
-    """Check that a symbol stands for one size over all tensors.
-
-    Raises:
-        InvalidError: the same symbol has two sizes.
-    """
+def _check_sizes(values: Mapping[str, Value], specs: Iterable[TensorSpec]) -> None:
     sizes: dict[str, tuple[int, str]] = {}
     for spec in specs:
-        if spec.container != "tensor" or spec.name not in values:
+        value = values.get(spec.name)
+        if spec.container != "tensor" or not isinstance(value, np.ndarray):
             continue
-        for dim, size in zip(spec.shape or (), np.shape(values[spec.name]), strict=False):
+        for dim, size in zip(spec.shape or (), value.shape, strict=False):
             if isinstance(dim, int) or dim == "?":
                 continue
             before = sizes.setdefault(dim, (size, spec.name))
@@ -43,7 +45,7 @@ def check_sizes(values: Mapping[str, Array], specs: Iterable[TensorSpec]) -> Non
                 raise InvalidError(
                     f"`{dim}` is {size} in `{spec.name}` and {before[0]} in `{before[1]}`",
                     why="dimensions of one name have one size",
-                    hint="give both inputs the same number of rows",
+                    hint=f"give both the same size along `{dim}`",
                 )
 
 
@@ -90,8 +92,13 @@ def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
 
 
 def _from_python(value: object, spec: TensorSpec) -> Array:
+    if spec.dtype == "string":
+        return np.asarray(value, dtype=object)
     try:
-        return np.asarray(value, dtype=object if spec.dtype == "string" else spec.dtype)
+        found = np.asarray(value)
+        if found.size and found.dtype.kind not in _TAKEN_AS[np.dtype(spec.dtype).kind]:
+            raise TypeError(f"it holds `{found.dtype.name}`")
+        return np.asarray(value, dtype=spec.dtype)
     except (TypeError, ValueError, OverflowError) as error:
         raise _wrong(spec, f"cannot become an array of `{spec.dtype}`: {error}") from None
 

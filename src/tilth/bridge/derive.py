@@ -9,6 +9,7 @@ import onnx
 
 from tilth.bridge.batch import row_of, rows
 from tilth.bridge.blob import bytes_of
+from tilth.bridge.measure.tether import tie_to_parent
 from tilth.bridge.recipes import RECIPES
 from tilth.bridge.skeleton import split
 from tilth.bridge.value_file import read_values
@@ -26,6 +27,7 @@ _CALIBRATION_ROWS = 64
 
 def serve(find_engine: Callable[[str], Engine], commands: TextIO, replies: TextIO) -> None:
     """Answer `derive` commands until the pipe closes."""
+    tie_to_parent()
     for line in commands:
         request = json.loads(line)
         request.pop("do")

@@ -8,8 +8,8 @@ from pathlib import Path
 from tilth.bridge.bundle_read import open_bundle
 from tilth.bridge.bundle_write import write_bundle
 from tilth.bridge.capture_child import Kind
+from tilth.bridge.destination import check_destination
 from tilth.bridge.measure.worker import WorkerFailed, start
-from tilth.core import errors
 from tilth.core.bundle import Manifest
 from tilth.core.device import Device
 from tilth.core.errors import CancelledError, InvalidError, TilthError
@@ -46,9 +46,11 @@ def import_apart(
 
     Raises:
         TilthError: the class that the child's own error had; nothing is written then.
+        MissingError, UnavailableError: nothing can be written at `out`; the model is not even read then.
         InvalidError: the child crashed, hung or outgrew its memory; its last words are the reason.
         CancelledError: interrupted.
     """
+    check_destination(out)
     with tempfile.TemporaryDirectory(prefix="tilth-") as inside:
         made = Path(inside) / "bundle"
         worker = start(command, Path(inside) / "log", memory_bytes)
@@ -76,6 +78,6 @@ def as_error(failure: WorkerFailed) -> TilthError:
             why=failure.reason + (f"; it last said: {words[-1][:300]}" if words else ""),
             hint="check the file with `onnx.checker`, or give more with `--memory` and `--timeout`",
         )
-    kind = getattr(errors, failure.error.get("error", ""), InvalidError)
-    made: TilthError = kind(failure.error["what"], why=failure.error["why"], hint=failure.error["hint"])
-    return made
+    known = {kind.__name__: kind for kind in TilthError.__subclasses__()}
+    kind = known.get(failure.error.get("error", ""), InvalidError)
+    return kind(failure.error["what"], why=failure.error["why"], hint=failure.error["hint"])

@@ -15,7 +15,7 @@ from tilth.core.build import Build
 from tilth.core.bundle import Choice, Manifest
 from tilth.core.certificate import Certificate, Placement
 from tilth.core.device import Device
-from tilth.core.errors import MissingError, RefusedError
+from tilth.core.errors import MissingError, RefusedError, UntrustedError
 from tilth.core.signature import Signature
 from tilth.ports.arrays import Value, Values
 from tilth.ports.engine import Engine, Session
@@ -33,6 +33,7 @@ class Model:
         self.build = build
         self.certificate = certificate
         self._quick = _quick_checks(signature)
+        self._same = _same_sizes(signature)
         self._call = session.run
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Value]:
@@ -54,6 +55,9 @@ class Model:
             for axis, size in sizes:
                 if shape[axis] != size:
                     return self._call(checked(inputs, self.signature))
+        for (name, axis), (other, other_axis) in self._same:
+            if inputs[name].shape[axis] != inputs[other].shape[other_axis]:
+                return self._call(checked(inputs, self.signature))
         return self._call(inputs)
 
     def close(self) -> None:
@@ -105,6 +109,7 @@ def chosen(manifest: Manifest, device: Device) -> tuple[Choice, Build, Certifica
 
     Raises:
         RefusedError: there is none, or it was certified on another chip.
+        UntrustedError: the choice contradicts the builds and certificates beside it.
     """
     choice = next((c for c in manifest.choices if c.target == device.target), None)
     if choice is None:
@@ -114,8 +119,14 @@ def chosen(manifest: Manifest, device: Device) -> tuple[Choice, Build, Certifica
             why=f"it has certified builds for: {have}",
             hint="run `tilth build` on this machine",
         )
-    build = next(b for b in manifest.builds if b.id == choice.build)
-    certificate = next(c for c in manifest.certificates if c.build == choice.build)
+    build = next((b for b in manifest.builds if b.id == choice.build), None)
+    certificate = next((c for c in manifest.certificates if c.build == choice.build), None)
+    if build is None or certificate is None or build.target != device.target or not certificate.agrees:
+        raise UntrustedError(
+            f"the choice for `{device.target}` is not a build that its certificate calls good",
+            why=f"build {choice.build[:12]} is missing, for another target, or does not agree",
+            hint="the bundle was altered; run `tilth build` on this machine",
+        )
     if (certificate.device.name, certificate.device.isa) != (device.name, device.isa):
         raise RefusedError(
             f"the build for `{device.target}` was certified on another chip",
@@ -166,3 +177,16 @@ def _quick_checks(signature: Signature) -> Quick | None:
         sizes = [(axis, dim) for axis, dim in enumerate(spec.shape) if isinstance(dim, int)]
         found.append((spec.name, np.dtype(spec.dtype), len(spec.shape), sizes))
     return found
+
+
+def _same_sizes(signature: Signature) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+    """Return pairs of input and axis that share a symbol, and so have one size."""
+    first: dict[str, tuple[str, int]] = {}
+    pairs = []
+    for spec in signature.inputs:
+        for axis, dim in enumerate(spec.shape or ()):
+            if isinstance(dim, str) and dim != "?":
+                place = (spec.name, axis)
+                if first.setdefault(dim, place) != place:
+                    pairs.append((first[dim], place))
+    return pairs

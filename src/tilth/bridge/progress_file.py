@@ -1,5 +1,7 @@
 """A search's state as JSON, so that an interrupted search goes on where it was."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,53 +18,92 @@ from tilth.core.record import from_json, to_json
 _KEPT_CALLS = 200
 
 
+@dataclass(frozen=True)
+class _Samples:
+    blocks: tuple[tuple[int, ...], ...]
+    anchors: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Contender:
+    build: Build
+    weights_bytes: int
+    samples: Mapping[str, _Samples]
+
+
+@dataclass(frozen=True)
+class _State:
+    contenders: tuple[_Contender, ...]
+    sights: Mapping[str, Sight]
+    refused: Mapping[str, Refused]
+    dropped: Mapping[str, str]
+    anchor: str
+    rounds_done: int
+    batches_done: bool
+
+
 def state_to_json(state: State) -> dict[str, Any]:
     """Return the state as a JSON value."""
-    return {
-        "contenders": [_contender_to_json(c) for c in state.contenders.values()],
-        "sights": {name: to_json(sight) for name, sight in state.sights.items()},
-        "refused": {name: to_json(refused) for name, refused in state.refused.items()},
-        "dropped": state.dropped,
-        "anchor": state.anchor,
-        "rounds_done": state.rounds_done,
-        "batches_done": state.batches_done,
-    }
+    saved = _State(
+        contenders=tuple(map(_saved, state.contenders.values())),
+        sights=state.sights,
+        refused=state.refused,
+        dropped=state.dropped,
+        anchor=state.anchor,
+        rounds_done=state.rounds_done,
+        batches_done=state.batches_done,
+    )
+    made: dict[str, Any] = to_json(saved)
+    return made
 
 
 def state_from_json(data: Any) -> State:
     """Return the state; one that cannot be read is an empty one, and everything is measured again."""
-    if not isinstance(data, dict):
-        return State()
     try:
-        contenders = [_contender_from_json(item) for item in data["contenders"]]
-        return State(
-            contenders={c.id: c for c in contenders},
-            sights={name: from_json(Sight, item) for name, item in data["sights"].items()},
-            refused={name: from_json(Refused, item) for name, item in data["refused"].items()},
-            dropped=dict(data["dropped"]),
-            anchor=data["anchor"],
-            rounds_done=data["rounds_done"],
-            batches_done=data["batches_done"],
+        saved = from_json(_State, data)
+        state = State(
+            contenders={c.id: c for c in map(_restored, saved.contenders)},
+            sights=dict(saved.sights),
+            refused=dict(saved.refused),
+            dropped=dict(saved.dropped),
+            anchor=saved.anchor,
+            rounds_done=saved.rounds_done,
+            batches_done=saved.batches_done,
         )
-    except (InvalidError, KeyError, TypeError, AttributeError):
+    except (InvalidError, ValueError):
         return State()
+    return state if _is_sound(state) else State()
 
 
-def _contender_to_json(contender: Contender) -> dict[str, Any]:
+def _saved(contender: Contender) -> _Contender:
     samples = {
-        str(batch): {"blocks": [_thinned(block) for block in s.blocks], "anchors": s.anchors}
-        for batch, s in contender.samples.items()
+        str(batch): _Samples(tuple(map(_thinned, one.blocks)), tuple(one.anchors))
+        for batch, one in contender.samples.items()
     }
-    return {"build": to_json(contender.build), "weights_bytes": contender.weights_bytes, "samples": samples}
+    return _Contender(contender.build, contender.weights_bytes, samples)
 
 
-def _contender_from_json(item: dict[str, Any]) -> Contender:
-    from_disk = Contender(from_json(Build, item["build"]), Path(), item["weights_bytes"])
-    for batch, samples in item["samples"].items():
-        from_disk.samples[int(batch)] = Samples(samples["blocks"], samples["anchors"])
-    return from_disk
+def _restored(saved: _Contender) -> Contender:
+    made = Contender(saved.build, Path(), saved.weights_bytes)
+    for batch, one in saved.samples.items():
+        made.samples[int(batch)] = Samples(list(map(list, one.blocks)), list(one.anchors))
+    return made
 
 
-def _thinned(block: list[int]) -> list[int]:
+def _is_sound(state: State) -> bool:
+    named = {*state.sights, *state.dropped, *([state.anchor] if state.anchor else [])}
+    samples = [one for contender in state.contenders.values() for one in contender.samples.values()]
+    return named <= set(state.contenders) and all(map(_is_measured, samples))
+
+
+def _is_measured(samples: Samples) -> bool:
+    return (
+        0 < len(samples.blocks) == len(samples.anchors)
+        and all(block and min(block) > 0 for block in samples.blocks)
+        and min(samples.anchors) > 0
+    )
+
+
+def _thinned(block: list[int]) -> tuple[int, ...]:
     step = max(1, len(block) // _KEPT_CALLS)
-    return block[::step]
+    return tuple(block[::step])

@@ -1,13 +1,18 @@
 """What a build is asked for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from tilth.bridge.agreement import Tolerance
+from tilth.bridge.batch import rows
+from tilth.bridge.check_values import checked
 from tilth.bridge.choose import Goal
 from tilth.core.build import Precision
 from tilth.core.errors import InvalidError
+from tilth.core.signature import Signature
 from tilth.ports.arrays import Array, Value
 
 #: Names under which labels are looked for in `--eval` data.
@@ -63,4 +68,29 @@ def evaluation(values: Mapping[str, Value], max_drop: float) -> Evaluation:
             why="found " + ", ".join(f"`{key}`" for key in values),
             hint="name the array of labels `label` or `y`",
         )
-    return Evaluation({key: value for key, value in values.items() if key != name}, labels, max_drop)
+    inputs = {key: value for key, value in values.items() if key != name}
+    return Evaluation(inputs, np.asarray(labels), max_drop)
+
+
+def checked_request(request: Request, signature: Signature) -> Request:
+    """Return the request with its data as engines take it.
+
+    Raises:
+        InvalidError: the data for calibration or evaluation does not fit the signature, or has no rows.
+    """
+    calibration, labelled = request.calibration, request.evaluation
+    if calibration is not None:
+        calibration = _checked_data("calibration", calibration, signature)
+    if labelled is not None:
+        labelled = replace(labelled, inputs=_checked_data("evaluation", labelled.inputs, signature))
+    return replace(request, calibration=calibration, evaluation=labelled)
+
+
+def _checked_data(what: str, values: Mapping[str, Value], signature: Signature) -> dict[str, Value]:
+    try:
+        found = checked(values, signature)
+        if rows(found, signature) == 0:
+            raise InvalidError("the inputs have no rows", hint="give at least one row")
+    except InvalidError as error:
+        raise InvalidError(f"the {what} data does not fit: {error.what}", why=error.why, hint=error.hint) from None
+    return found

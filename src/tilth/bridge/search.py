@@ -11,7 +11,7 @@ from tilth.bridge.batch import resized
 from tilth.bridge.candidates import Candidate
 from tilth.bridge.halving import halve, rounds
 from tilth.bridge.measure.arena import Arena, Contender
-from tilth.bridge.measure.rounds import time_round
+from tilth.bridge.measure.rounds import AnchorFailed, time_round
 from tilth.bridge.measure.timing import Samples, quantile
 from tilth.bridge.measure.worker import WorkerFailed
 from tilth.bridge.request import Request
@@ -103,7 +103,7 @@ class Search:
     def _first_look(self, candidates: Sequence[Candidate], share_s: float, end: float) -> None:
         for number, candidate in enumerate(candidates):
             build = candidate.build
-            if time.monotonic() > end and build.id not in self.state.contenders:
+            if time.monotonic() > end and self._may_wait(build):
                 self.unseen.append(build)
                 continue
             self._progress("measuring", number, len(candidates), build.label)
@@ -115,6 +115,11 @@ class Search:
                 self._save(self.state)
         self._progress("measuring", len(candidates), len(candidates))
 
+    def _may_wait(self, build: Build) -> bool:
+        """Return whether a build need not be seen after the budget: one agrees, or its engine had its turn."""
+        seen = {c.build.engine for c in self.state.contenders.values()}
+        return build.id not in self.state.contenders and (bool(self.state.able) or build.engine in seen)
+
     def _look(self, contender: Contender, share_s: float) -> None:
         try:
             sight = self._examiner.look(contender, [self.state.anchor])
@@ -123,6 +128,27 @@ class Search:
                 self._compare(contender, min(share_s, 1.0))
             else:
                 self._arena.drop(contender.id)
+        except AnchorFailed as error:
+            self._replace_anchor(error)
+        except WorkerFailed as error:
+            self._fail(contender, error)
+
+    def _replace_anchor(self, error: WorkerFailed) -> None:
+        """Refuse the anchor and time everyone again beside a new one: ratios to two anchors cannot be ranked."""
+        self._fail(self.state.contenders[self.state.anchor], error)
+        self.state.anchor = ""
+        self.state.dropped.clear()
+        for contender in self.state.contenders.values():
+            contender.samples.clear()
+        for contender in self.state.able:
+            if contender.id not in self.state.refused and not contender.samples:
+                self._time_again(contender)
+
+    def _time_again(self, contender: Contender) -> None:
+        try:
+            self._compare(contender, 1.0)
+        except AnchorFailed as error:
+            self._replace_anchor(error)
         except WorkerFailed as error:
             self._fail(contender, error)
 
@@ -178,23 +204,23 @@ class Search:
         anchor = self.state.contenders[self.state.anchor]
         try:
             time_round(self._arena, anchor, contenders, self._inputs(batch), batch, seconds, self._fail)
-        except WorkerFailed as error:
-            # The one that everybody is compared with died late; what was measured so far still stands.
-            self._fail(anchor, error)
+        except AnchorFailed as error:
+            self._replace_anchor(error)
 
     def _other_batches(self, end: float) -> None:
-        ranked = sorted(
-            (c for c in self.state.able if self.main_batch in c.samples),
-            key=lambda c: quantile(c.samples[self.main_batch].ratios, 0.5),
-        )[:_FINALISTS]
         others = [batch for batch in self._batches if batch != self.main_batch]
         for number, batch in enumerate(others):
             self._progress("batches", number, len(others), f"batch {batch}")
+            ranked = self._finalists()
             if not ranked or self._call_s(ranked[0], batch) > _LONGEST_CALL_S:
                 break
             left = max(0.3, end - time.monotonic()) / (len(others) - number)
             self._round(ranked, batch, min(left, 0.7 * len(ranked)))
         self._progress("batches", len(others), len(others))
+
+    def _finalists(self) -> list[Contender]:
+        able = [c for c in self.state.able if self.main_batch in c.samples]
+        return sorted(able, key=lambda c: quantile(c.samples[self.main_batch].ratios, 0.5))[:_FINALISTS]
 
     def _call_s(self, contender: Contender, batch: int) -> float:
         medians = sorted(contender.samples[self.main_batch].medians)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from tilth.bridge.agreement import compare
 from tilth.bridge.measure.arena import Arena, Contender
-from tilth.bridge.measure.worker import Worker
+from tilth.bridge.measure.worker import Worker, WorkerFailed
 from tilth.bridge.request import Evaluation, Request
 from tilth.bridge.task import metric
 from tilth.bridge.value_file import read_values, write_values
 from tilth.core.build import Precision
 from tilth.core.certificate import Agreement, Placement, Task
+from tilth.core.errors import InvalidError, UnavailableError
 from tilth.core.record import from_json
 from tilth.ports.arrays import Value
 
@@ -52,7 +53,8 @@ class Examiner:
             self._inputs.append(folder / f"golden-{number}.npz")
             write_values(self._inputs[-1], inputs)
         self._eval_rows = _EVAL_ROWS if dynamic_batch else 0
-        self._source_metric: float | None = None
+        #: The task metric of the source framework, once a build that stands for it has run.
+        self.source_metric: float | None = None
         if request.evaluation is not None:
             write_values(self._eval_path, request.evaluation.inputs)
 
@@ -75,7 +77,7 @@ class Examiner:
         limit_s = self._arena.limits.call_s
         found = [(self._run(worker, path, 0), golden) for path, golden in zip(self._inputs, self._golden, strict=True)]
         agreement = compare(found)
-        placement = from_json(Placement, worker.call("placement", limit_s))
+        placement = _read_placement(worker.call("placement", limit_s))
         objections = self._request.tolerance.objections(agreement, contender.build.precision)
         task = None
         if self._request.evaluation is not None:
@@ -100,20 +102,36 @@ class Examiner:
 
     def _run(self, worker: Worker, inputs: Path, rows: int) -> dict[str, Value]:
         outputs = self._folder / "outputs.npz"
-        worker.call("run", self._arena.limits.call_s, inputs=str(inputs), outputs=str(outputs), rows=rows)
+        try:
+            worker.call("run", self._arena.limits.call_s, inputs=str(inputs), outputs=str(outputs), rows=rows)
+        except WorkerFailed as failure:
+            if failure.error is not None and failure.error.get("error") == UnavailableError.__name__:
+                told = failure.error
+                raise UnavailableError(told["what"], why=told["why"], hint=told["hint"]) from None
+            raise
         return read_values(outputs)
 
-    def _task(self, worker: Worker, data: Evaluation, precision: Precision, objections: Sequence[str]) -> Task:
+    def _task(self, worker: Worker, data: Evaluation, precision: Precision, objections: Sequence[str]) -> Task | None:
         name, value = metric(self._run(worker, self._eval_path, self._eval_rows), data.labels)
-        if self._source_metric is None and precision is Precision.FP32 and not objections:
+        if self.source_metric is None and precision is Precision.FP32 and not objections:
             # The source framework is not here any more; the first fp32 build that repeats its golden
             # outputs stands for it.
-            self._source_metric = value
-        source = value if self._source_metric is None else self._source_metric
-        return Task(name, round(source, 6), round(value, 6), len(data.labels))
+            self.source_metric = round(value, 6)
+        if self.source_metric is None:
+            return None
+        return Task(name, self.source_metric, round(value, 6), len(data.labels))
 
 
-def _task_objections(task: Task, data: Evaluation) -> list[str]:
+def _read_placement(answer: object) -> Placement:
+    try:
+        return from_json(Placement, answer)
+    except InvalidError as error:
+        raise WorkerFailed(f"the engine's placement is no record: {error.what}") from None
+
+
+def _task_objections(task: Task | None, data: Evaluation) -> list[str]:
+    if task is None:
+        return ["no fp32 build repeated the golden outputs before it, so that no drop can be told"]
     drop = task.source - task.build
     if drop <= data.max_drop:
         return []

@@ -65,8 +65,9 @@ class _Store:
 def split(model: ModelProto, weights_dir: Path | None) -> Parts:
     """Return `model` in parts; equal models give equal bytes, wherever their weights were kept.
 
-    The model is read, never written. Typed values become raw little-endian bytes, fields that this version of
-    ONNX does not know are left out. Large external data stays in its files and is read to be hashed.
+    The model is read, never written. Typed values become raw little-endian bytes; comments of exporters, and fields
+    that this version of ONNX does not know, are left out. Large external data stays in its files and is read
+    to be hashed.
 
     Raises:
         TilthError: what `check_model` raises.
@@ -80,6 +81,7 @@ def split(model: ModelProto, weights_dir: Path | None) -> Parts:
         rest = body.tensors if body.outer else body.attribute_tensors
         for held in rest:
             _place(held, held.tensor, store)
+    _strip_comments(skeleton)
     skeleton.DiscardUnknownFields()
     data = skeleton.SerializeToString(deterministic=True)
     return Parts(data, facts(skeleton, store.add_bytes(data)), store.blobs)
@@ -156,11 +158,23 @@ def _place(held: Held, target: TensorProto, store: _Store) -> None:
 
 
 def _header(source: TensorProto) -> TensorProto:
-    made = TensorProto(data_type=source.data_type, dims=source.dims, metadata_props=source.metadata_props)
-    for name in ("name", "doc_string"):
-        if source.HasField(name):
-            setattr(made, name, getattr(source, name))
+    made = TensorProto(data_type=source.data_type, dims=source.dims)
+    if source.HasField("name"):
+        made.name = source.name
     return made
+
+
+def _strip_comments(model: ModelProto) -> None:
+    """Clear what exporters note about nodes and values: stack traces hold the author's paths and source lines."""
+    model.ClearField("doc_string")
+    for body in bodies(model):
+        holder = body.holder
+        values = [*holder.value_info]
+        if isinstance(holder, GraphProto):
+            values += [*holder.input, *holder.output]
+        for item in (holder, *body.nodes, *values):
+            item.ClearField("doc_string")
+            item.ClearField("metadata_props")
 
 
 def _point(tensor: TensorProto, name: str, length: int) -> None:

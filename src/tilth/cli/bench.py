@@ -11,6 +11,7 @@ from tilth.bridge.bundle_read import open_bundle
 from tilth.bridge.measure.timing import NOISY
 from tilth.bridge.rebench import rebench
 from tilth.cli.output import AsJson, emit, table
+from tilth.cli.plain import visible
 from tilth.cli.progress import shown
 from tilth.cli.quantity import seconds, whole_numbers
 from tilth.core.build import Build
@@ -58,5 +59,5 @@ def _render(build: Build, beside: Build, timings: list[Timing]) -> Table:
         for t in timings
     ]
     made = table(columns, rows, right=columns[:-2])
-    made.title, made.title_justify = f"{build.label}, beside {beside.label}", "left"
+    made.title, made.title_justify = visible(f"{build.label}, beside {beside.label}"), "left"
     return made

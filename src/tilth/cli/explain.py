@@ -43,7 +43,7 @@ def report(manifest: Manifest, path: str, *, cached: bool = False) -> Renderable
     parts: list[RenderableType] = []
     for target in sorted({b.target for b in manifest.builds} | {r.target for r in manifest.refused}):
         choice = next((c for c in manifest.choices if c.target == target), None)
-        parts += [Text(line) for line in _head(manifest, target, choice, cached)]
+        parts += [Text(visible(line)) for line in _head(manifest, target, choice, cached)]
         parts.append(_candidates(manifest, target, choice))
         parts += _refusals(manifest, target)
         parts += _verdict(manifest, choice, path)
@@ -119,7 +119,7 @@ def _verdict(manifest: Manifest, choice: Choice | None, path: str) -> list[Text]
     if choice.noisy:
         lines.append("the machine was busy: differences of a few per cent could not be told; run it again when idle")
     lines.append(f"next: tilth run {path} --input inputs.npz --output outputs.npz")
-    return [Text(line) for line in lines]
+    return [Text(visible(line)) for line in lines]
 
 
 def _data(manifest: Manifest) -> dict[str, Any]:

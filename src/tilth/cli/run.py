@@ -14,6 +14,7 @@ from tilth.bridge.bundle_read import open_bundle
 from tilth.bridge.model import load_model
 from tilth.bridge.value_file import read_values, write_values
 from tilth.cli.output import AsJson, emit, table
+from tilth.cli.plain import visible
 from tilth.core.errors import InvalidError, UnavailableError
 from tilth.core.signature import Signature
 from tilth.ports.arrays import Value
@@ -61,15 +62,12 @@ def _named(values: dict[str, Value], signature: Signature) -> dict[str, Value]:
 def _write(path: Path, outputs: dict[str, Value]) -> None:
     if path.is_dir():
         raise InvalidError(f"`{path}` is a folder", why="outputs go into one file", hint="name a file, outputs.npz")
-    temporary = ""
     try:
-        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tilth-")
-        os.close(fd)
-        write_values(Path(temporary), outputs)
-        os.replace(temporary, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tilth-") as inside:
+            made = Path(inside) / "outputs.npz"
+            write_values(made, outputs)
+            os.replace(made, path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise UnavailableError(
             f"`{path}` cannot be written", why=error.strerror or str(error), hint="free space, or write elsewhere"
         ) from None
@@ -89,6 +87,7 @@ def _number(item: Any) -> str:
 
 def _render(rows: list[tuple[str, str, Any, str]], label: str, output: Path | None) -> Table:
     made = table(("output", "dtype", "shape", "first values"), rows)
-    made.caption = f"{label}" + (f", written to {output}" if output else "; add --output outputs.npz to keep them")
+    kept = f", written to {output}" if output else "; add --output outputs.npz to keep them"
+    made.caption = visible(label + kept)
     made.caption_justify = "left"
     return made

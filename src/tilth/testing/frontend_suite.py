@@ -85,7 +85,7 @@ class FrontendSuite:
         assert isinstance(_raised(self.frontend, model, None), UnsupportedError)
 
     def test_the_graph_is_valid_and_named(self) -> None:
-        """The graph passes the checks of an import and onnx's own, and inputs and outputs are those of the sample and of `run`."""
+        """The graph passes every check of an import; its names are those of the sample and of `run`."""
         capture = self._captured()
         check_model(capture.model, capture.weights_dir)
         onnx.checker.check_model(_whole(capture))

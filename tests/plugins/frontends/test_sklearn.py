@@ -340,6 +340,30 @@ def test_a_forest_behind_a_scaler_takes_the_same_branches() -> None:
     assert np.abs(found - np.asarray(wanted)).max() < 1e-4
 
 
+def test_a_vote_by_majority_gives_labels_alone(disagreement: Any) -> None:
+    capture = FRONTEND.capture(ensemble.VotingClassifier(_two()).fit(ROWS, CLASS3), ROWS[:60])
+    assert [item.name for item in capture.model.graph.output] == ["label"]
+    assert disagreement(capture) == 0
+
+
+def test_a_search_is_captured_as_what_it_found(disagreement: Any) -> None:
+    forest = ensemble.RandomForestClassifier(4, random_state=0)
+    search = model_selection.RandomizedSearchCV(forest, {"max_depth": [2, 3]}, n_iter=2, cv=2, random_state=0)
+    assert disagreement(FRONTEND.capture(search.fit(ROWS, CLASS3), ROWS[:60])) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "word"),
+    [
+        (ensemble.RandomForestClassifier(3), np.stack([CLASS3, CLASS2], axis=1), "several labels"),
+        (neighbors.NearestNeighbors(), CLASS2, "neither predicts nor transforms"),
+    ],
+)
+def test_answers_without_a_form_are_refused(model: Any, target: Any, word: str) -> None:
+    with pytest.raises(UnsupportedError, match=word):
+        FRONTEND.capture(_fit(model, ROWS, target), ROWS[:9])
+
+
 def test_boosters_of_other_libraries_inside_a_pipeline(disagreement: Any) -> None:
     import lightgbm
     import xgboost

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tilth.bridge.measure.timing import Samples
-from tilth.bridge.measure.worker import Worker, WorkerFailed, memory_bytes, start
+from tilth.bridge.measure.worker import Worker, memory_bytes, start
 from tilth.core.build import Build
 from tilth.core.device import Device
 from tilth.core.record import to_json
@@ -100,7 +100,7 @@ class Arena:
                 build=to_json(contender.build),
                 device=to_json(self._device),
             )
-        except (WorkerFailed, KeyboardInterrupt):
+        except BaseException:
             worker.close()
             raise
         contender.load_ms = reply["load_ms"]

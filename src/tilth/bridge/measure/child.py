@@ -4,12 +4,9 @@ It reads one JSON object a line from its command pipe and answers one a line on 
 goes to the log that is its standard output and error.
 """
 
-import ctypes
 import gc
 import json
-import os
 import resource
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,20 +14,21 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from tilth.bridge.measure.tether import tie_to_parent
 from tilth.bridge.value_file import read_values, write_values
 from tilth.core.build import Build
 from tilth.core.device import Device
-from tilth.core.errors import InvalidError, TilthError
+from tilth.core.errors import InvalidError, TilthError, UnavailableError
 from tilth.core.record import from_json, to_json
 from tilth.ports.arrays import Value, Values
 from tilth.ports.engine import Engine, Session
 
-_PR_SET_PDEATHSIG = 1
+_MAKE_ROOM = "make room, or set TMPDIR to another disk"
 
 
 def serve(find_engine: Callable[[str], Engine], commands: TextIO, replies: TextIO) -> None:
     """Answer commands until the pipe closes."""
-    _die_with_parent()
+    tie_to_parent()
     child = _Child(find_engine)
     for line in commands:
         request = json.loads(line)
@@ -65,7 +63,12 @@ class _Child:
     def do_run(self, inputs: str, outputs: str, rows: int = 0) -> dict[str, Any]:
         """Run one file of inputs and write the outputs beside it, `rows` rows at a time when that is not 0."""
         values = self._read(inputs)
-        write_values(Path(outputs), _run_rows(self._ready(), values, rows) if rows else self._ready().run(values))
+        found = _run_rows(self._ready(), values, rows) if rows else self._ready().run(values)
+        try:
+            write_values(Path(outputs), found)
+        except OSError as error:
+            # Not the engine's doing, and no reason to refuse it.
+            raise UnavailableError("outputs cannot be kept", why=str(error), hint=_MAKE_ROOM) from None
         return {}
 
     def do_time(self, inputs: str, seconds: float, most: int) -> dict[str, Any]:
@@ -134,14 +137,3 @@ def _memory_bytes(field: str) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     line = next((line for line in status.splitlines() if line.startswith(field + ":")), f"{field}: 0 kB")
     return int(line.split()[1]) * 1024
-
-
-def _die_with_parent() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        return
-    if os.getppid() == 1:
-        os._exit(1)

@@ -13,6 +13,10 @@ CYCLES = 5
 _MOST_CALLS = 2000
 
 
+class AnchorFailed(WorkerFailed):
+    """The contender that all others are timed beside failed; its ratios to others end with it."""
+
+
 def time_round(
     arena: Arena,
     anchor: Contender,
@@ -28,7 +32,7 @@ def time_round(
     dies or hangs is told to `failed` and is left out from then on.
 
     Raises:
-        WorkerFailed: the anchor itself failed.
+        AnchorFailed: the anchor itself failed.
     """
     rivals = [c for c in contenders if c.id != anchor.id]
     groups = [rivals] if arena.fit_together([anchor, *rivals]) else [[rival] for rival in rivals]
@@ -49,7 +53,7 @@ def _time_group(
     beside = [anchor.id, *(r.id for r in rivals)]
     active = list(rivals)
     for cycle in range(CYCLES):
-        anchor_calls = _block(arena.ready(anchor, beside), inputs, block_s, arena.limits.call_s)
+        anchor_calls = _anchor_block(arena, anchor, beside, inputs, block_s)
         anchor_ns = median(anchor_calls)
         anchor.samples.setdefault(batch, Samples()).add(anchor_calls, anchor_ns)
         shift = cycle % max(1, len(active))
@@ -62,6 +66,13 @@ def _time_group(
                 failed(rival, reason)
             else:
                 rival.samples.setdefault(batch, Samples()).add(calls, anchor_ns)
+
+
+def _anchor_block(arena: Arena, anchor: Contender, beside: Sequence[str], inputs: Path, seconds: float) -> list[int]:
+    try:
+        return _block(arena.ready(anchor, beside), inputs, seconds, arena.limits.call_s)
+    except WorkerFailed as failure:
+        raise AnchorFailed(failure.reason, failure.last_words, failure.error) from None
 
 
 def _block(worker: Worker, inputs: Path, seconds: float, call_s: float) -> list[int]:

@@ -15,11 +15,12 @@ import numpy as np
 
 from tilth.bridge.agreement import compare
 from tilth.bridge.casts import wrap_in_casts
+from tilth.bridge.converted import flatten_label, merge_opsets, rename_inputs, settle_shapes
 from tilth.bridge.estimator_inputs import estimator_inputs
 from tilth.bridge.estimators import final, parts, steps
 from tilth.bridge.refuse import check_not_refused
-from tilth.bridge.shapes import flatten_label, settle_shapes
-from tilth.bridge.trees import OPSETS, at_most
+from tilth.bridge.tree_dumps import PlainTrees, RoundedDump
+from tilth.bridge.trees import OPSETS
 from tilth.core.build import Refusal, Verdict
 from tilth.core.errors import InvalidError, MissingError, TilthError, UnsupportedError
 from tilth.ports.arrays import Array, Values
@@ -34,6 +35,9 @@ _STEPPED = ("Tree", "Forest", "Boost", "Bagging", "LGBM", "XGB", "Discretizer")
 _MIRRORED = frozenset({"SVC", "NuSVC"})
 # What is mended in a copy before it is converted.
 _REPAIRED = ("HistGradientBoosting", "VotingClassifier", "LGBM", "LinearDiscriminantAnalysis")
+_UNSOUND = frozenset(
+    {"GaussianProcessClassifier", "OneVsOneClassifier", "RadiusNeighborsClassifier", "RadiusNeighborsRegressor"}
+)
 _SINGLE = frozenset({"RidgeClassifier", "RidgeClassifierCV", "LinearSVC"})
 
 
@@ -107,6 +111,7 @@ class SklearnFrontend:
         """
         version = self.version()
         _check_fitted(model)
+        model = getattr(model, "best_estimator_", model)
         check_not_refused(self.name, model, self.refusals(model), hint=_HINT)
         given = estimator_inputs(model, sample)
         _check_taken(model, given)
@@ -164,7 +169,7 @@ def _refusal(part: Any) -> Refusal | None:
     kind = _kind(part)
     if kind == "FunctionTransformer" and part.func is not None:
         return Refusal(Verdict.NEVER, "`FunctionTransformer` calls a Python function, which has no graph")
-    if kind in ("OneVsOneClassifier", "RadiusNeighborsClassifier", "RadiusNeighborsRegressor"):
+    if kind in _UNSOUND:
         return Refusal(Verdict.UPSTREAM, f"sklearn-onnx converts `{kind}` to a graph that does not run as it should")
     if kind.startswith("HistGradientBoosting") and hasattr(part, "_predictors"):
         return _hist_refusal(part)
@@ -182,49 +187,6 @@ def _hist_refusal(part: Any) -> Refusal | None:
 # A copy that sklearn-onnx can convert, and that decides as the model does.
 
 
-class _Trees:
-    """What sklearn-onnx reads of a histogram tree, in Python's own numbers."""
-
-    def __init__(self, nodes: Array) -> None:
-        self.nodes = [_plain_node(node) for node in nodes]
-
-
-def _plain_node(node: Any) -> dict[str, Any]:
-    return {
-        "value": np.float64(node["value"]),
-        "is_leaf": bool(node["is_leaf"]),
-        "feature_idx": int(node["feature_idx"]),
-        "threshold": at_most(float(node["num_threshold"])),
-        "left": int(node["left"]),
-        "right": int(node["right"]),
-        "missing_go_to_left": int(node["missing_go_to_left"]),
-    }
-
-
-class _Dump:
-    """A LightGBM model as its dump alone, with thresholds that float32 can say."""
-
-    is_mock = True
-
-    def __init__(self, booster: Any) -> None:
-        self._dump = booster.dump_model()
-        for tree in self._dump["tree_info"]:
-            _round_down(tree["tree_structure"])
-
-    def dump_model(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._dump
-        return found
-
-
-def _round_down(node: dict[str, Any]) -> None:
-    waiting = [node]
-    while waiting:
-        item = waiting.pop()
-        if item.get("decision_type") == "<=":
-            item["threshold"] = at_most(float(item["threshold"]))
-        waiting += [item[key] for key in ("left_child", "right_child") if key in item]
-
-
 def _prepared(model: Any) -> Any:
     kinds = {_kind(part) for part in parts(model)}
     if not any(kind.startswith(_REPAIRED) for kind in kinds):
@@ -235,9 +197,9 @@ def _prepared(model: Any) -> Any:
             # It shapes `transform`, which is not converted; sklearn-onnx refuses it all the same.
             part.flatten_transform = False
         elif _kind(part).startswith("HistGradientBoosting") and hasattr(part, "_predictors"):
-            part._predictors = [[_Trees(tree.nodes) for tree in trees] for trees in part._predictors]
+            part._predictors = [[PlainTrees(tree.nodes) for tree in trees] for trees in part._predictors]
         elif _kind(part).startswith("LGBM"):
-            part._Booster = _Dump(part._Booster)
+            part._Booster = RoundedDump(part._Booster)
         elif _kind(part) == "LinearDiscriminantAnalysis" and len(part.classes_) == 2:
             _as_logistic(part)
     return model
@@ -346,12 +308,8 @@ def _try(model: Any, given: dict[str, Array], form: _Form) -> _Trial:
     few = {name: array[:_ROWS] for name, array in sample.items()}
     run = _session(proto)
     settle_shapes(proto, few, run)
-    found, wanted = run(few), _source(model, proto, few)(few)
-    return _Trial(form, proto, sample, compare([(found, wanted)]).max_rel if _same(found, wanted) else np.inf)
-
-
-def _same(found: Values, wanted: Values) -> bool:
-    return all(np.asarray(found[name]).shape == np.asarray(wanted[name]).shape for name in wanted)
+    agreement = compare([(run(few), _source(model, proto, few)(few))])
+    return _Trial(form, proto, sample, max(agreement.max_rel, 1 - agreement.exact))
 
 
 def _typed(array: Array, form: _Form) -> Array:
@@ -385,10 +343,13 @@ def _converted(model: Any, sample: dict[str, Array], form: _Form) -> Any:
         else:
             raise ValueError("no set of options suits the estimator")
     proto.producer_name, proto.producer_version = "skl2onnx", metadata.version("skl2onnx")
-    _merge_opsets(proto)
-    _rename_inputs(proto, list(sample))
+    merge_opsets(proto)
+    rename_inputs(proto, list(sample))
     if is_classifier(final(model)):
         flatten_label(proto)
+        if not _has_scores(model):
+            # A vote by majority has no probabilities; its graph counts the votes.
+            del proto.graph.output[1:]
     return wrap_in_casts(proto) if form.double else proto
 
 
@@ -467,29 +428,6 @@ def _type(array: Array, form: _Form) -> Any:
     return types.DoubleTensorType(shape) if form.double else types.FloatTensorType(shape)
 
 
-def _merge_opsets(proto: Any) -> None:
-    """Import every domain once; sklearn-onnx names the default one by both of its names."""
-    found: dict[str, int] = {}
-    for item in proto.opset_import:
-        domain = "" if item.domain == "ai.onnx" else item.domain
-        found[domain] = max(found.get(domain, 0), item.version)
-    del proto.opset_import[:]
-    for domain, version in found.items():
-        proto.opset_import.add(domain=domain, version=version)
-
-
-def _rename_inputs(proto: Any, names: list[str]) -> None:
-    """Give inputs the names of the columns; sklearn-onnx makes identifiers of them."""
-    changed = {item.name: name for item, name in zip(proto.graph.input, names, strict=True) if item.name != name}
-    taken = {item for node in proto.graph.node for item in node.output}
-    changed = {old: new for old, new in changed.items() if new not in taken}
-    for item in proto.graph.input:
-        item.name = changed.get(item.name, item.name)
-    for node in proto.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = changed.get(name, name)
-
-
 def _session(proto: Any) -> Callable[[Values], Values]:
     import onnxruntime as ort
 
@@ -514,11 +452,7 @@ def _source(model: Any, proto: Any, sample: dict[str, Array]) -> Callable[[Value
             warnings.simplefilter("ignore")
             answers = _answers(model, _rows({name: values[name] for name in names}))
         if len(answers) != len(ranks):
-            raise UnsupportedError(
-                f"this {_kind(model)} has {len(answers)} answers and its graph {len(ranks)}",
-                why="the layout of its outputs is not known here",
-                hint=_HINT,
-            )
+            raise _unanswered(model, f"it gives {len(answers)} and its graph {len(ranks)}")
         pairs = zip(ranks, answers, strict=True)
         return {name: _laid_out(np.asarray(answer), ranks[name], kinds[name]) for name, answer in pairs}
 
@@ -545,8 +479,10 @@ def _answers(model: Any, rows: Any) -> list[Any]:
 
     last = final(model)
     if is_classifier(last):
-        scores = _class_scores(model, last, rows)
-        return [model.predict(rows)] if scores is None else [model.predict(rows), scores]
+        label = np.asarray(model.predict(rows))
+        if label.ndim > 1 and label.shape[1] > 1:
+            raise _unanswered(model, "it decides on several labels at once")
+        return [label, _class_scores(model, last, rows)] if _has_scores(model) else [label]
     if is_regressor(last):
         return [model.predict(rows)]
     if is_outlier_detector(last):
@@ -555,16 +491,23 @@ def _answers(model: Any, rows: Any) -> list[Any]:
         return [model.predict(rows), model.predict_proba(rows)]
     if hasattr(last, "predict") and hasattr(last, "cluster_centers_"):
         return [model.predict(rows), model.transform(rows)]
+    if not hasattr(model, "transform"):
+        raise _unanswered(model, "it neither predicts nor transforms")
     found = model.transform(rows)
     return [found.toarray() if hasattr(found, "toarray") else found]
 
 
+def _has_scores(model: Any) -> bool:
+    return hasattr(model, "predict_proba") or hasattr(model, "decision_function")
+
+
+def _unanswered(model: Any, why: str) -> UnsupportedError:
+    return UnsupportedError(f"the answers of this {_kind(model)} have no form here", why=f"{why} (todo)", hint=_HINT)
+
+
 def _class_scores(model: Any, last: Any, rows: Any) -> Any:
     if hasattr(model, "predict_proba"):
-        found = model.predict_proba(rows)
-        return np.stack(found) if isinstance(found, list) else found
-    if not hasattr(model, "decision_function"):
-        return None
+        return model.predict_proba(rows)
     scores = np.asarray(model.decision_function(rows))
     if scores.ndim == 2:
         return scores

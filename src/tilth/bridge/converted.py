@@ -1,4 +1,4 @@
-"""The shapes of inputs and outputs as two runs at different batch sizes prove them."""
+"""What the graph of a converter needs before it is used: opsets, names, and shapes that two runs prove."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +10,29 @@ from tilth.core.signature import BATCH
 from tilth.ports.arrays import Array, Values
 
 _FEW, _MORE = 2, 3
+
+
+def merge_opsets(proto: Any) -> None:
+    """Import every domain once; sklearn-onnx names the default one by both of its names."""
+    found: dict[str, int] = {}
+    for item in proto.opset_import:
+        domain = "" if item.domain == "ai.onnx" else item.domain
+        found[domain] = max(found.get(domain, 0), item.version)
+    del proto.opset_import[:]
+    for domain, version in found.items():
+        proto.opset_import.add(domain=domain, version=version)
+
+
+def rename_inputs(proto: Any, names: list[str]) -> None:
+    """Give inputs the names of the columns; sklearn-onnx makes identifiers of them."""
+    changed = {item.name: name for item, name in zip(proto.graph.input, names, strict=True) if item.name != name}
+    taken = {item for node in proto.graph.node for item in node.output}
+    changed = {old: new for old, new in changed.items() if new not in taken}
+    for item in proto.graph.input:
+        item.name = changed.get(item.name, item.name)
+    for node in proto.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = changed.get(name, name)
 
 
 def settle_shapes(model: Any, sample: Mapping[str, Array], run: Callable[[Values], Values]) -> None:
