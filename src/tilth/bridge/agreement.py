@@ -1,5 +1,6 @@
 """How close two sets of outputs are, and whether that is close enough; pure."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -132,11 +133,12 @@ class _Tally:
         size_a, size_b = (float(np.abs(one).max(initial=0.0)) for one in (a, b))
         if not size_a and not size_b:
             return
-        # Scaled by the largest value, so that squares of very large and very small numbers stay numbers.
-        scale = max(size_a, size_b)
+        self._add_cosine(a, b, size_a, size_b)
+        # Scaled, by a power of two so that nothing is rounded: squares of very large and small numbers stay numbers.
+        scale = _power_of_two(max(size_a, size_b))
         a, b = a / scale, b / scale
         error = np.abs(a - b)
-        norm_a, norm_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+        norm_b = float(np.linalg.norm(b))
         self.max_abs = max(self.max_abs, _bounded(float(error.max()) * scale))
         floor = np.maximum(np.abs(b), max(norm_b / np.sqrt(b.size), np.finfo(np.float64).tiny))
         with np.errstate(over="ignore"):
@@ -145,8 +147,14 @@ class _Tally:
             self.rms_rel = max(self.rms_rel, _bounded(float(np.linalg.norm(error)) / norm_b))
         else:
             self.rms_rel = INFINITE
-        both = norm_a > 0 and norm_b > 0
-        self.cosine = min(self.cosine, float(np.vdot(a / norm_a, b / norm_b).real) if both else 0.0)
+
+    def _add_cosine(self, a: Array, b: Array, size_a: float, size_b: float) -> None:
+        if not size_a or not size_b:
+            self.cosine = min(self.cosine, 0.0)
+            return
+        a, b = a / _power_of_two(size_a), b / _power_of_two(size_b)
+        similarity = float(np.vdot(a, b).real) / float(np.linalg.norm(a) * np.linalg.norm(b))
+        self.cosine = min(self.cosine, similarity)
 
     def result(self) -> Agreement:
         return Agreement(
@@ -158,6 +166,10 @@ class _Tally:
             exact=self.equal / self.others if self.others else 1.0,
             rows=self.rows,
         )
+
+
+def _power_of_two(size: float) -> float:
+    return math.ldexp(0.5, math.frexp(size)[1])
 
 
 def _bounded(error: float) -> float:

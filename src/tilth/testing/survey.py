@@ -76,6 +76,8 @@ class _Bench:
     def __init__(self, engine: Engine, command: Sequence[str], device: Device, folder: Path) -> None:
         self._engine, self._command, self._device, self._folder = engine, command, device, folder
         self._worker: Worker | None = None
+        # A child reads a file of inputs once: every case needs a name of its own.
+        self._inputs = folder / "0.npz"
 
     def outcome(self, case: NodeCase) -> Outcome:
         try:
@@ -95,7 +97,9 @@ class _Bench:
         blobs = {name: data for name, data in parts.blobs.items() if isinstance(data, bytes)}
         model = join(parts.skeleton, blobs.__getitem__)
         (self._folder / "model.onnx").write_bytes(model.SerializeToString())
-        write_values(self._folder / "in.npz", case.inputs)
+        self._inputs.unlink(missing_ok=True)
+        self._inputs = self._folder / f"{int(self._inputs.stem) + 1}.npz"
+        write_values(self._inputs, case.inputs)
         return parts.graph
 
     def _ran(self, case: NodeCase, signature: Signature, graph: Graph) -> Outcome:
@@ -106,11 +110,11 @@ class _Bench:
             model = str(self._folder / "model.onnx")
             worker.call("load", _CALL_S, model=model, build=to_json(build), device=to_json(self._device))
             stage = Kind.NOT_RUN
-            files = [str(self._folder / name) for name in ("in.npz", "out.npz")]
-            worker.call("run", _CALL_S, inputs=files[0], outputs=files[1])
+            outputs = self._folder / "outputs.npz"
+            worker.call("run", _CALL_S, inputs=str(self._inputs), outputs=str(outputs))
         except WorkerFailed as failure:
             return self._failed(case, stage, failure)
-        return _judged(case, signature, read_values(self._folder / "out.npz"))
+        return _judged(case, signature, read_values(outputs))
 
     def _failed(self, case: NodeCase, stage: Kind, failure: WorkerFailed) -> Outcome:
         if failure.error is None:

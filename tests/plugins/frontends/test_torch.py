@@ -199,11 +199,12 @@ def test_the_graph_names_no_file_of_this_machine() -> None:
     assert str(Path.cwd()).encode() not in data
 
 
-def test_weights_beyond_the_limit_go_into_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tilth.plugins.frontends import torch as plugin
+class Frugal(TorchFrontend):
+    most_inline_bytes = 16
 
-    monkeypatch.setattr(plugin, "MOST_INLINE_BYTES", 16)
-    capture = FRONTEND.capture(nn.Linear(400, 30), np.ones((2, 400), np.float32))
+
+def test_weights_beyond_the_limit_go_into_files() -> None:
+    capture = Frugal().capture(nn.Linear(400, 30), np.ones((2, 400), np.float32))
     assert capture.weights_dir is not None
     locations = [item.external_data[0].value for item in capture.model.graph.initializer if item.external_data]
     assert locations

@@ -26,8 +26,6 @@ from tilth.ports.arrays import Values
 from tilth.ports.frontend import Capture
 
 OPSET = 18
-# Beyond this, weights go into files: a protobuf ends at 2 GiB.
-MOST_INLINE_BYTES = 1 << 30
 PROOF_REL = 1e-3
 _HINT = "export it yourself with `torch.onnx.export(..., dynamo=True)` and import the `.onnx` file"
 
@@ -55,6 +53,8 @@ class TorchFrontend:
     """
 
     name = "torch"
+    #: Beyond this, weights go into files: a protobuf ends at 2 GiB.
+    most_inline_bytes = 1 << 30
 
     def version(self) -> str:
         """Return PyTorch's version.
@@ -105,8 +105,8 @@ class TorchFrontend:
             model = _loaded(Path(model))
             check_not_refused(self.name, model, self.refusals(model), hint=_HINT)
         if type(model).__name__ == "ExportedProgram":
-            return _captured_program(model, sample, version)
-        return _captured_module(model, sample, version)
+            return _captured_program(model, sample, version, self.most_inline_bytes)
+        return _captured_module(model, sample, version, self.most_inline_bytes)
 
 
 def _state(module: Any) -> list[Any]:
@@ -116,7 +116,7 @@ def _state(module: Any) -> list[Any]:
 # Modules.
 
 
-def _captured_module(module: Any, sample: Any, version: str) -> Capture:
+def _captured_module(module: Any, sample: Any, version: str, limit: int) -> Capture:
     module, notes = _widened(module)
     call, more = _call(module, sample)
     notes += more
@@ -124,7 +124,7 @@ def _captured_module(module: Any, sample: Any, version: str) -> Capture:
         answer = _tried(module, call)
     names = [name for name, _ in _flat(answer)]
     run = _source(module, call)
-    graph, more = _exported(module, call, names, run)
+    graph, more = _exported(module, call, names, run, limit)
     return Capture(
         model=graph.proto,
         run=graph.bound(run),
@@ -290,15 +290,17 @@ class _Graph:
         return run if keep is None else lambda values: (keep, run(values))[1]
 
 
-def _exported(module: Any, call: _Call, names: list[str], run: Callable[[Values], Values]) -> tuple[_Graph, list[str]]:
+def _exported(
+    module: Any, call: _Call, names: list[str], run: Callable[[Values], Values], limit: int
+) -> tuple[_Graph, list[str]]:
     try:
-        graph = _graph(module, _repeated(call), names, dynamic=True)
+        graph = _graph(module, _repeated(call), names, limit, dynamic=True)
         objection = _objection(graph, call, run)
     except UnsupportedError as error:
         graph, objection = None, error.why
     if graph is not None and not objection:
         return graph, ["the batch is dynamic; the graph was run at batch sizes 1 and 3"]
-    fixed = _graph(module, call, names, dynamic=False)
+    fixed = _graph(module, call, names, limit, dynamic=False)
     return fixed, [f"the batch is fixed to that of the sample: {objection:.300}"]
 
 
@@ -347,7 +349,7 @@ def _session(graph: _Graph) -> Callable[[Values], Values]:
     return lambda values: dict(zip(names, session.run(names, dict(values)), strict=True))
 
 
-def _graph(module: Any, call: _Call, names: list[str], *, dynamic: bool) -> _Graph:
+def _graph(module: Any, call: _Call, names: list[str], limit: int, *, dynamic: bool) -> _Graph:
     import torch
 
     class Flat(torch.nn.Module):  # type: ignore[misc]
@@ -368,17 +370,17 @@ def _graph(module: Any, call: _Call, names: list[str], *, dynamic: bool) -> _Gra
         flat.eval()
         shapes = (tuple(moving),) if dynamic else None
         program = torch.export.export(flat, tuple(call.tensors.values()), dynamic_shapes=shapes)
-        return _written(program, list(call.tensors), names)
+        return _written(program, list(call.tensors), names, limit)
 
 
-def _written(program: Any, inputs: list[str], outputs: list[str]) -> _Graph:
+def _written(program: Any, inputs: list[str], outputs: list[str], limit: int) -> _Graph:
     import torch
 
     made = torch.onnx.export(
         program, dynamo=True, opset_version=OPSET, input_names=inputs, output_names=outputs, verbose=False
     )
     weights = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
-    if weights <= MOST_INLINE_BYTES:
+    if weights <= limit:
         graph = _Graph(made.model_proto)
     else:
         folder = Path(tempfile.mkdtemp(prefix="tilth-torch-"))
@@ -445,7 +447,7 @@ def _program_refusals(program: Any) -> list[Refusal]:
     return []
 
 
-def _captured_program(program: Any, sample: Any, version: str) -> Capture:
+def _captured_program(program: Any, sample: Any, version: str, limit: int) -> Capture:
     names = list(program.graph_signature.user_inputs)
     given = sample if sample is not None else _example(program)
     parts = [given[n] for n in names if n in given] if isinstance(given, Mapping) else list(_as_tuple(given))
@@ -460,7 +462,7 @@ def _captured_program(program: Any, sample: Any, version: str) -> Capture:
     run = _program_source(module, program, call)
     answer = _tried_program(run, call)
     with _quiet("program"):
-        graph = _written(program, names, list(answer))
+        graph = _written(program, names, list(answer), limit)
     return Capture(
         model=graph.proto,
         run=graph.bound(run),

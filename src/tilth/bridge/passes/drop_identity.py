@@ -1,0 +1,71 @@
+"""Removes nodes that give back what they are given."""
+
+from pathlib import Path
+
+from onnx import ModelProto, NodeProto
+
+from tilth.bridge.flow import Flow, attributes, is_op
+from tilth.bridge.passes.base import Pass
+
+# With these and equal sizes every result is one input value, times one.
+_EXACT = frozenset({b"half_pixel", b"pytorch_half_pixel", b"asymmetric", b"align_corners"})
+
+
+class DropIdentity(Pass):
+    """Removes Identity, Cast to the same type, Mul and Div by a scalar one, and Resize, Expand, Reshape to the same size.
+
+    Where a graph input is also an output the copy stays, because both names belong to the caller.
+    """
+
+    name = "drop-identity"
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder in which external weights lie."""
+        self._folder = folder
+
+    def rewrite(self, model: ModelProto) -> int:
+        """Remove what does nothing; return how many nodes."""
+        flow = Flow(model, self._folder)
+        changes = sum(flow.bypass(node) for node in flow.nodes if _does_nothing(node, flow))
+        if changes:
+            flow.write()
+        return changes
+
+
+def _does_nothing(node: NodeProto, flow: Flow) -> bool:
+    if is_op(node, "Identity"):
+        return True
+    if is_op(node, "Cast"):
+        known = flow.types.get(node.input[0])
+        return known is not None and known[0] == attributes(node)["to"]
+    if is_op(node, "Mul", "Div"):
+        return _is_one(node.input[1], flow)
+    if is_op(node, "Resize"):
+        return attributes(node).get("coordinate_transformation_mode", b"half_pixel") in _EXACT and _same(node, flow)
+    return is_op(node, "Expand", "Reshape") and _same(node, flow)
+
+
+def _is_one(name: str, flow: Flow) -> bool:
+    return name in flow.constants and flow.constants.shape(name) == () and bool(flow.constants.read(name) == 1)
+
+
+def _same(node: NodeProto, flow: Flow) -> bool:
+    before, after = flow.types.get(node.input[0]), flow.types.get(node.output[0])
+    if before is None or after is None or before[1] is None or after[1] is None or len(before[1]) != len(after[1]):
+        return False
+    return before[1] == after[1] or (is_op(node, "Resize") and keeps_channels(node, flow) and before[1][2:] == after[1][2:])
+
+
+def keeps_channels(node: NodeProto, flow: Flow) -> bool:
+    """Return whether a Resize takes its first two sizes from its own input, all others from a constant."""
+    if len(node.input) < 4 or (node.input[2]):
+        return False
+    sizes = flow.maker(node.input[3], "Concat")
+    if sizes is None or len(sizes.input) != 2 or sizes.input[1] not in flow.constants:
+        return False
+    shape = flow.maker(sizes.input[0], "Shape")
+    return (
+        shape is not None
+        and shape.input[0] == node.input[0]
+        and (attributes(shape).get("start", 0), attributes(shape).get("end")) == (0, 2)
+    )
