@@ -14,7 +14,7 @@ from tilth.core.errors import UntrustedError
 GOOD = "0123456789abcdef" * 4
 _quick = settings(max_examples=30, deadline=None)
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text("aé€😀\n\""),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text('aé€😀\n"'),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abÄ", max_size=4), inner, max_size=4),
     max_leaves=12,
 )

@@ -107,7 +107,14 @@ class Built:
         result = self.result
         if result.choice is not None:
             return result.choice
-        target = result.certificates[0].device.target if result.certificates else "this device"
+        if not result.certificates:
+            told = [f"{one.label}: {'; '.join(r.reason for r in one.refusals)}" for one in result.refused]
+            raise RefusedError(
+                "no build could be measured",
+                why=" | ".join(told[:6]) or "no engine offered one",
+                hint="run `tilth explain` for every candidate, and `tilth engines` for what is installed",
+            )
+        target = result.certificates[0].device.target
         return choose(target, result.builds, {c.build: c for c in result.certificates})
 
 
@@ -275,7 +282,7 @@ class _Builder:
             choice = choose(self._device.target, builds, certificates, self._request.goal)
         except RefusedError:
             return None  # the evidence is worth keeping; whoever wrote it down asks `choose` again and tells
-        dropped = {name: why for name, why in state.dropped.items() if name != choice.build}
+        dropped = {name: why for name, why in state.dropped.items() if name in choice.reasons}
         return replace(choice, reasons={**choice.reasons, **dropped})
 
     def _gathered(self, variants: Any) -> dict[str, int]:

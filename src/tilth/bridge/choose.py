@@ -70,8 +70,8 @@ def _why_not(build: Build, winner: Build, own: Certificate | None, best: Certifi
         return "agrees, and was never timed"
     slower = _cost(own, goal) / _cost(best, goal)
     if slower <= 1 + TIE:
-        return f"within {TIE:.0%} of the winner, and its error is not smaller"
-    return f"{slower:.2f} times the winner's time"
+        return f"within {TIE:.0%}, error not smaller"
+    return f"{slower:.2f} x the winner"
 
 
 def _nothing_agrees(target: str, builds: Sequence[Build], certificates: Mapping[str, Certificate]) -> RefusedError:

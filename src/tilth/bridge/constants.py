@@ -37,6 +37,10 @@ class Constants:
         """Return whether `name` is a constant of float32."""
         return name in self._tensors and self._tensors[name].data_type == TensorProto.FLOAT
 
+    def kind(self, name: str) -> int:
+        """Return the number of the element type, as ONNX counts them."""
+        return int(self._tensors[name].data_type)
+
     def read(self, name: str) -> Array:
         """Return the values of a constant; the array may be read-only.
 
@@ -56,10 +60,14 @@ class Constants:
     def add(self, hint: str, values: Array) -> str:
         """Add an initializer under a fresh name that starts with `hint`; return the name."""
         name = self.fresh(hint)
-        tensor = self._graph.initializer.add()
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        self._tensors[name] = tensor
+        self.fill(name, values)
         return name
+
+    def fill(self, name: str, values: Array) -> None:
+        """Add an initializer under a name that nothing else makes."""
+        tensor = self._graph.initializer.add()
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(values, order="C"), name))
+        self._tensors[name] = tensor
 
     def fresh(self, hint: str) -> str:
         """Return a value name that nothing in the graph or below it uses; the same graph gives the same names."""

@@ -64,7 +64,7 @@ class Flow:
 
     def maker(self, name: str, *ops: str, domain: str = "") -> NodeProto | None:
         """Return the node that makes `name` when it is one of `ops`, else None."""
-        node = self._makers.get(name)
+        node: NodeProto | None = self._makers.get(name)
         if node is None or id(node) in self._gone or not is_op(node, *ops, domain=domain):
             return None
         return node
@@ -106,7 +106,7 @@ class Flow:
             maker = self._makers[source]
             maker.output[list(maker.output).index(source)] = result
             self._rename_uses(source, result)
-            self._makers[result] = maker
+            self._makers[result] = self._makers.pop(source)
         else:
             return False
         self._gone.add(id(node))
@@ -157,7 +157,8 @@ def _light(model: ModelProto) -> ModelProto:
     source, graph = model.graph, light.graph
     graph.node.extend(source.node)
     graph.input.extend(source.input)
-    graph.output.extend(source.output)
+    for value in source.output:
+        graph.output.add(name=value.name)
     for tensor in source.initializer:
         telling = tensor.data_location != TensorProto.EXTERNAL and tensor.ByteSize() <= _TELLING_BYTES
         bare = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)

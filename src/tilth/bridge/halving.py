@@ -32,7 +32,7 @@ def halve(samples: Mapping[str, Samples], *, keep_at_least: int = 2) -> Verdict:
         if rank < count or quantile(samples[name].ratios, 0.25) <= best_high:
             keep.append(name)
         else:
-            dropped[name] = f"{middle[name] / middle[order[0]]:.2f} times the fastest's time, in a short round"
+            dropped[name] = f"{middle[name] / middle[order[0]]:.2f} x the fastest, early round"
     return Verdict(tuple(keep), dropped)
 
 

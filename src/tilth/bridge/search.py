@@ -163,7 +163,7 @@ class Search:
         quickest = self._quickest_ns(contender, _HOPELESS * typical)
         if quickest > _HOPELESS * typical:
             contender.samples.setdefault(self.main_batch, Samples()).add([quickest], typical)
-            self._drop(contender.id, f"{quickest / typical:.0f} times the first one's time, at a glance")
+            self._drop(contender.id, f"{quickest / typical:.0f} x the first, at a glance")
             return
         time_round(
             self._arena, anchor, [contender], self._inputs(self.main_batch), self.main_batch, seconds, self._fail

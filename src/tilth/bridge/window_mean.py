@@ -50,11 +50,13 @@ class Window:
         return found
 
 
-def window_of(node: NodeProto, weight_shape: Sequence[int]) -> Window:
-    """Return the window of a Conv with explicit pads, or that of a product."""
-    if node.op_type != "Conv":
+def window_of(node: NodeProto, weight_shape: Sequence[int]) -> Window | None:
+    """Return the window of a Conv with explicit pads or of a Gemm; None for other nodes, which have no bias."""
+    if node.op_type == "Gemm":
         return Window()
     given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    if node.op_type != "Conv" or given.get("auto_pad", b"NOTSET") != b"NOTSET":
+        return None
     kernel = tuple(weight_shape[2:])
     axes = len(kernel)
     pads = given.get("pads", [0] * 2 * axes)

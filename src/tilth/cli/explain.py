@@ -8,11 +8,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from tilth.bridge.bundle_read import open_bundle
-from tilth.cli.output import AsJson, emit, human_bytes, table
+from tilth.cli.output import AsJson, emit, table
 from tilth.cli.plain import visible
 from tilth.core.build import Build
 from tilth.core.bundle import Choice, Manifest
-from tilth.core.certificate import INFINITE, Certificate, Timing
+from tilth.core.certificate import INFINITE, Certificate
 from tilth.core.errors import MissingError
 from tilth.core.record import to_json
 
@@ -62,9 +62,13 @@ def _candidates(manifest: Manifest, target: str, choice: Choice | None) -> Rende
     by_id = {c.build: c for c in manifest.certificates}
     builds = [b for b in manifest.builds if b.target == target and b.id in by_id]
     builds.sort(key=lambda b: _rank(b, by_id[b.id], choice))
+    task = next((c.task.metric for c in by_id.values() if c.task is not None), "same")
+    numbers = ("p50 ms", "ratio", "rows/s", "error", "rms", task, "memory")
     rows = [_row(b, by_id[b.id], choice) for b in builds]
-    columns = ("", "candidate", "p50 ms", "p99 ms", "ratio", "rows/s", "error", "rms", "same", "memory", "why not")
-    return table(columns, rows, right=("p50 ms", "p99 ms", "ratio", "rows/s", "error", "rms", "same", "memory"))
+    made = table(("candidate", *numbers, "why not"), rows, right=numbers)
+    made.columns[0].no_wrap = True
+    made.columns[-1].min_width = 20
+    return made
 
 
 def _rank(build: Build, certificate: Certificate, choice: Choice | None) -> tuple[bool, bool, float]:
@@ -79,22 +83,16 @@ def _row(build: Build, certificate: Certificate, choice: Choice | None) -> tuple
     best = max((t.rows_per_s for t in certificate.timings), default=0.0)
     agreement = certificate.agreement
     return (
-        "*" if won else "",
-        build.label,
-        *_times(timing),
+        f"* {build.label}" if won else f"  {build.label}",
+        f"{timing.p50_ms:.3g}" if timing else "-",
+        f"{timing.ratio:.2f}" if timing else "-",
         f"{best:,.0f}" if best else "-",
         _error(agreement.max_rel),
         _error(agreement.rms_rel),
         f"{agreement.decisions:.1%}" if certificate.task is None else f"{certificate.task.build:.2%}",
-        human_bytes(certificate.peak_memory_bytes),
+        f"{certificate.peak_memory_bytes / (1 << 20):.0f} MiB",
         "" if won or choice is None else choice.reasons.get(build.id, ""),
     )
-
-
-def _times(timing: Timing | None) -> tuple[str, str, str]:
-    if timing is None:
-        return ("-", "-", "-")
-    return (f"{timing.p50_ms:.3g}", f"{timing.p99_ms:.3g}", f"{timing.ratio:.2f}")
 
 
 def _error(value: float) -> str:

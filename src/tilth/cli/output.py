@@ -19,6 +19,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 #: Columns where the width of the reader is not known: a pipe or a file.
 PIPE_WIDTH = 120
 
+#: A line under the head, and nothing between columns but the padding.
+_HEAD = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -42,13 +45,14 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
-    """Return a table without borders; the columns named in `right` are aligned to the right.
+    """Return a table without borders; the columns named in `right` are aligned to the right and not folded.
 
     Cells are shown by `str`, on as many lines as they need, with control characters made visible.
     """
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    made = Table(box=_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        number = name in right
+        made.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number)
     for row in rows:
         made.add_row(*(Text(visible(str(cell))) for cell in row))
     return made

@@ -61,8 +61,10 @@ class Outcome:
 def survey(
     engine: Engine, command: Sequence[str], device: Device, cases: Iterable[NodeCase], folder: Path
 ) -> Iterator[Outcome]:
-    """Yield one outcome per case. `command` starts a measuring child that finds `engine`; it is started again
-    after a crash. Models, values and the child's log are written into `folder`.
+    """Yield one outcome per case.
+
+    `command` starts a measuring child that finds `engine`; it is started again after a crash. Models, values and the
+    child's log are written into `folder`.
     """
     bench = _Bench(engine, command, device, folder)
     try:

@@ -17,7 +17,7 @@ from tilth.core.errors import UnavailableError
 
 _POLL_S = 0.05
 #: How long a child that closed its pipe has for ending by itself.
-_LAST_BREATH_S = 5.0
+_LAST_BREATH_S = 1.0
 _LAST_WORDS_BYTES = 4096
 _MOST_REPLY_BYTES = 16 << 20
 _MOST_LOG_BYTES = 64 << 20

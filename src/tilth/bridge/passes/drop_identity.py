@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from tilth.bridge.flow import Flow, attributes, is_op
 from tilth.bridge.passes.base import Pass
 
-# With these and equal sizes every result is one input value, times one.
+#: Shape inference is silent on these; their definitions know one output type.
+_FLOAT_ONLY = ("Normalizer", "Scaler")
+#: With these and equal sizes every result is one input value, times one.
 _EXACT = frozenset({b"half_pixel", b"pytorch_half_pixel", b"asymmetric", b"align_corners"})
 
 
 class DropIdentity(Pass):
-    """Removes Identity, Cast to the same type, Mul and Div by a scalar one, and Resize, Expand, Reshape to the same size.
+    """Removes Identity, Cast to the same type, Mul and Div by a scalar one, Resize, Expand, Reshape to the same size.
 
     Where a graph input is also an output the copy stays, because both names belong to the caller.
     """
@@ -26,7 +28,9 @@ class DropIdentity(Pass):
     def rewrite(self, model: ModelProto) -> int:
         """Remove what does nothing; return how many nodes."""
         flow = Flow(model, self._folder)
-        changes = sum(flow.bypass(node) for node in flow.nodes if _does_nothing(node, flow))
+        # All are found before any goes: what is known of types is of the graph as it was.
+        idle = [node for node in flow.nodes if _does_nothing(node, flow)]
+        changes = sum(map(flow.bypass, idle))
         if changes:
             flow.write()
         return changes
@@ -36,8 +40,10 @@ def _does_nothing(node: NodeProto, flow: Flow) -> bool:
     if is_op(node, "Identity"):
         return True
     if is_op(node, "Cast"):
-        known = flow.types.get(node.input[0])
-        return known is not None and known[0] == attributes(node)["to"]
+        known = flow.types.get(node.input[0], (0,))[0]
+        if known == 0 and flow.maker(node.input[0], *_FLOAT_ONLY, domain="ai.onnx.ml") is not None:
+            known = TensorProto.FLOAT
+        return bool(known == attributes(node)["to"])
     if is_op(node, "Mul", "Div"):
         return _is_one(node.input[1], flow)
     if is_op(node, "Resize"):
@@ -53,19 +59,24 @@ def _same(node: NodeProto, flow: Flow) -> bool:
     before, after = flow.types.get(node.input[0]), flow.types.get(node.output[0])
     if before is None or after is None or before[1] is None or after[1] is None or len(before[1]) != len(after[1]):
         return False
-    return before[1] == after[1] or (is_op(node, "Resize") and keeps_channels(node, flow) and before[1][2:] == after[1][2:])
+    return before[1] == after[1] or (
+        is_op(node, "Resize") and keeps_channels(node, flow) and before[1][2:] == after[1][2:]
+    )
 
 
 def keeps_channels(node: NodeProto, flow: Flow) -> bool:
-    """Return whether a Resize takes its first two sizes from its own input, all others from a constant."""
-    if len(node.input) < 4 or (node.input[2]):
-        return False
+    """Return whether a Resize leaves its first two sizes alone, whatever they are.
+
+    Its scales are constant and start with one and one, or its sizes are the first two of its own input and a constant.
+    """
+    if len(node.input) < 4 or not node.input[3]:
+        scales = node.input[2] if len(node.input) > 2 else ""
+        return scales in flow.constants and flow.constants.read(scales)[:2].tolist() == [1, 1]
     sizes = flow.maker(node.input[3], "Concat")
     if sizes is None or len(sizes.input) != 2 or sizes.input[1] not in flow.constants:
         return False
     shape = flow.maker(sizes.input[0], "Shape")
-    return (
-        shape is not None
-        and shape.input[0] == node.input[0]
-        and (attributes(shape).get("start", 0), attributes(shape).get("end")) == (0, 2)
-    )
+    if shape is None or shape.input[0] != node.input[0]:
+        return False
+    found = attributes(shape)
+    return (found.get("start", 0), found.get("end")) == (0, 2)

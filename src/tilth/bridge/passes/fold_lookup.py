@@ -14,6 +14,7 @@ from tilth.ports.arrays import Array
 
 #: Larger tables are vocabularies, of which a call reads a small part.
 _MOST_ELEMENTS = 1 << 18
+_LARGEST = float(np.finfo(np.float32).max)
 
 _FUNCTIONS: Mapping[str, Callable[..., Array]] = MappingProxyType(
     {
@@ -43,7 +44,7 @@ class _Lookup:
 class FoldLookup(Pass):
     """Folds chains of elementwise functions behind a Gather of float32 rows into its table, computed in float64.
 
-    Only where one value of the chain is used by others, and where every result is finite.
+    Only where one value of the chain is used by others, and where every step is finite.
     """
 
     name = "fold-lookup"
@@ -88,7 +89,8 @@ def _applied(node: NodeProto, tables: Mapping[str, Array], width: int, rank: int
             return None
         inputs.append(tables[name] if name in tables else flow.constants.read(name).reshape(-1).astype(np.float64))
     values = _FUNCTIONS[node.op_type](*inputs)
-    return values if np.isfinite(values).all() else None
+    # What is finite in float64 and not in float32 would be infinite, or worse, in the graph itself.
+    return values if np.all(np.abs(values) < _LARGEST) else None
 
 
 def _is_row(name: str, width: int, rank: int, flow: Flow) -> bool:

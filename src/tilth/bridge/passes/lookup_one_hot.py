@@ -10,7 +10,7 @@ from tilth.bridge.flow import Flow, attributes, is_op
 from tilth.bridge.passes.base import Pass
 
 _LEAST_OPSET = 13  # axes of Squeeze as an input; integers in Clip came with 12
-_INTEGERS = {TensorProto.INT32: np.int32, TensorProto.INT64: np.int64}
+_INTEGERS: dict[int, type] = {TensorProto.INT32: np.int32, TensorProto.INT64: np.int64}
 
 
 @dataclass(frozen=True)

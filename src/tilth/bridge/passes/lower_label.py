@@ -63,4 +63,4 @@ def _type(name: str, flow: Flow) -> int:
 def _flattens(node: NodeProto, flow: Flow) -> bool:
     if not is_op(node, "Reshape") or len(node.input) != 2 or node.input[1] not in flow.constants:
         return False
-    return flow.constants.read(node.input[1]).tolist() == [-1]
+    return bool(flow.constants.read(node.input[1]).tolist() == [-1])

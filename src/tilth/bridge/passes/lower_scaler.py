@@ -11,12 +11,14 @@ from tilth.ports.arrays import Array
 
 #: (x - offset) * scale loses nothing to a far mean; x * scale - offset * scale loses as many bits as this has.
 _MOST_SHIFT = 16.0
+_LARGEST = float(np.finfo(np.float32).max)
+_LEAST_OPSET = 7  # from here on arithmetic broadcasts by itself
 
 
 class LowerScaler(Pass):
     """Folds a Scaler into the MatMul or Gemm behind it; where it cannot, writes Sub and Mul.
 
-    Only float32 inputs; others are converted by the operator itself in a way of its own.
+    Only float32 inputs of two dimensions; others are converted by the operator itself in a way of its own.
     """
 
     name = "lower-scaler"
@@ -28,14 +30,20 @@ class LowerScaler(Pass):
     def rewrite(self, model: ModelProto) -> int:
         """Lower every Scaler of float32; return how many."""
         flow = Flow(model, self._folder)
-        changes = 0
-        for node in flow.nodes:
-            if is_op(node, "Scaler", domain="ai.onnx.ml") and flow.types.get(node.input[0], (0,))[0] == TensorProto.FLOAT:
-                _fold(node, flow) or _lower(node, flow)
-                changes += 1
-        if changes:
+        if flow.opset < _LEAST_OPSET:
+            return 0
+        scalers = [node for node in flow.nodes if is_op(node, "Scaler", domain="ai.onnx.ml") and _is_table(node, flow)]
+        for node in scalers:
+            if not _fold(node, flow):
+                _lower(node, flow)
+        if scalers:
             flow.write()
-        return changes
+        return len(scalers)
+
+
+def _is_table(node: NodeProto, flow: Flow) -> bool:
+    kind, dims = flow.types.get(node.input[0], (0, None))
+    return kind == TensorProto.FLOAT and dims is not None and len(dims) == 2
 
 
 def _parameters(node: NodeProto) -> tuple[Array, Array]:
@@ -70,7 +78,7 @@ def _fold(node: NodeProto, flow: Flow) -> bool:
     moved = np.broadcast_to(shift, len(weights)) @ weights.astype(np.float64)
     summed, name = bias
     values = (flow.constants.read(name) if name else np.float32(0)) - moved
-    if not (np.isfinite(inner).all() and np.isfinite(values).all()):
+    if not all((np.abs(found) <= _LARGEST).all() for found in (inner, values)):
         return False
     new = [
         node.input[0],
@@ -109,4 +117,7 @@ def _bias(product: NodeProto, flow: Flow) -> tuple[NodeProto | None, str] | None
 
 
 def _is_row(name: str, flow: Flow) -> bool:
-    return flow.constants.is_float(name) and flow.constants.shape(name)[:-1] in ((), (1,)) and flow.constants.shape(name) != ()
+    if not flow.constants.is_float(name):
+        return False
+    shape = flow.constants.shape(name)
+    return shape != () and shape[:-1] in ((), (1,))

@@ -73,13 +73,14 @@ def _image(reshape: NodeProto, turn: NodeProto, flow: Flow) -> Array | None:
         return None
     shape = np.array(flow.constants.read(reshape.input[1]))
     dims = flow.types.get(turn.output[0], (0, None))[1]
-    if shape.shape != (4,) or shape[0] not in (-1, 0) or dims is None or len(dims) != 3:
+    copies = shape.size > 0 and shape[0] == 0 and not attributes(reshape).get("allowzero", 0)
+    if shape.shape != (4,) or not (copies or shape[0] == -1) or dims is None or len(dims) != 3:
         return None
     return shape if dims[1] == shape[1] and dims[2] == shape[2] * shape[3] else None
 
 
 def _write(flow: Flow, old: list[NodeProto], weights: Array, bias: Array, shape: Array) -> None:
-    product, turn, reshape, conv = old[0], old[-3], old[-2], old[-1]
+    product, reshape, conv = old[0], old[-2], old[-1]
     result = conv.output[0]
     names = [flow.constants.fresh(f"{result}_{part}") for part in ("product", "sum", "turned")]
     inputs = [product.input[0], flow.constants.add(f"{result}_weights", weights.astype(np.float32))]

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
 from tilth.bridge.flow import Flow, attributes, is_op
@@ -13,7 +12,7 @@ from tilth.bridge.passes.drop_identity import keeps_channels
 
 #: Interpolation weights add up to one here, so that a bias may be added before or after.
 _FAIR = frozenset({b"half_pixel", b"pytorch_half_pixel", b"asymmetric", b"align_corners"})
-_LEAST_OPSET = 15  # a Shape of the first two sizes
+_LEAST_OPSET = 11  # the inputs of Resize
 #: A convolution that makes more channels than this times what it reads would make the enlarging dearer.
 _MOST_GROWTH = 2
 
@@ -109,11 +108,13 @@ def _convolved(branch: _Branch, inputs: list[str], hint: str, flow: Flow, made: 
     if resize is None:
         return name
     first, sizes, large = (flow.constants.fresh(f"{hint}_{part}") for part in ("rows", "sizes", "large"))
-    old = flow.maker(resize.input[3], "Concat")
-    places = old.input[1] if old is not None else ""
-    made.append(helper.make_node("Shape", [name], [first], start=0, end=2))
-    made.append(helper.make_node("Concat", [first, places], [sizes], axis=0))
-    made.append(helper.make_node("Resize", [name, *resize.input[1:3], sizes], [large]))
+    how = [name, *resize.input[1:3]]
+    old = flow.maker(resize.input[3], "Concat") if len(resize.input) > 3 else None
+    if old is not None:
+        made.append(helper.make_node("Shape", [name], [first], start=0, end=2))
+        made.append(helper.make_node("Concat", [first, old.input[1]], [sizes], axis=0))
+        how.append(sizes)
+    made.append(helper.make_node("Resize", how, [large]))
     made[-1].attribute.extend(resize.attribute)
     return large
 
@@ -124,7 +125,3 @@ def _add_up(values: list[str], result: str, flow: Flow, made: list[NodeProto]) -
         name = result if number == len(values) else flow.constants.fresh(f"{result}_sum")
         made.append(helper.make_node("Add", [total, value], [name]))
         total = name
-
-
-def _unused() -> None:
-    np.zeros(0)

@@ -71,7 +71,7 @@ class OpenVinoEngine:
         openvino = _openvino()
         core = openvino.Core()
         try:
-            session = OpenVinoSession(openvino, core, core.read_model(model), build)
+            session = OpenVinoSession(openvino, core, core.read_model(model), build, *_names(model))
         except Exception as error:
             raise UnsupportedError(
                 f"OpenVINO {self.version()} cannot compile this graph",
@@ -90,22 +90,31 @@ class OpenVinoSession:
 
     _MOST_SHAPES = 4
 
-    def __init__(self, openvino: Any, core: Any, model: Any, build: Build) -> None:
+    def __init__(
+        self, openvino: Any, core: Any, model: Any, build: Build, inputs: list[str], outputs: list[str]
+    ) -> None:
         self._tensor = openvino.Tensor
         self._core, self._model = core, model
         self._config = _config(build)
         self._fixed = build.settings.get("shapes") == "fixed" and model.is_dynamic()
-        self._names = [port.get_any_name() for port in model.outputs]
-        self._inputs = [port.get_any_name() for port in model.inputs]
+        self._inputs, self._names = _matched(model.inputs, inputs), _matched(model.outputs, outputs)
         self._requests: dict[tuple[tuple[int, ...], ...], _Request] = {}
         self._open: _Request | None = None if self._fixed else self._compiled(None)
 
     def _compiled(self, shapes: tuple[tuple[int, ...], ...] | None) -> "_Request":
         model = self._model
         if shapes is not None:
+            self._check(shapes)
             model = self._model.clone()
-            model.reshape(dict(zip(self._inputs, map(list, shapes), strict=True)))
+            model.reshape(dict(enumerate(map(list, shapes))))
         return _Request(self._tensor, self._core.compile_model(model, "CPU", self._config), self._inputs, self._names)
+
+    def _check(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Refuse shapes that are not of the graph; `reshape` would change ranks and sizes to them."""
+        for name, port, shape in zip(self._inputs, self._model.inputs, shapes, strict=True):
+            declared = port.get_partial_shape()
+            if not declared.compatible(type(declared)(list(shape))):
+                raise ValueError(f"`{name}` has shape {list(shape)}, and the graph takes {declared}")
 
     def run(self, inputs: Values) -> dict[str, Value]:
         """Return the outputs by name, in graph order.
@@ -163,9 +172,13 @@ class _Request:
         for index, name, view in self._feeds:
             value = inputs[name]
             if view is not None:
-                view[...] = value
+                if value.shape != view.shape:
+                    raise ValueError(f"`{name}` has shape {list(value.shape)}, not {list(view.shape)}")
+                # `equiv` lets byte orders differ and nothing else.
+                np.copyto(view, value, casting="equiv")
             else:
-                tensor = self._tensor(np.ascontiguousarray(value), shared_memory=True)
+                # A tensor shares memory with arrays that it could write to, and with no others.
+                tensor = self._tensor(np.require(value, requirements=["C", "W"]), shared_memory=True)
                 request.set_input_tensor(index, tensor)
                 shared.append(tensor)
         # Started and waited for, a request crosses to another thread and back: 7 of 34 microseconds.
@@ -212,6 +225,25 @@ def _openvino() -> Any:
             "openvino is not installed", why=str(error), hint="run `pip install 'tilth[openvino]'`"
         ) from None
     return openvino
+
+
+def _names(path: Path) -> tuple[list[str], list[str]]:
+    """Return the names of inputs and outputs in graph order, weights left out."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return [item.name for item in graph.input if item.name not in weights], [item.name for item in graph.output]
+
+
+def _matched(ports: Sequence[Any], names: list[str]) -> list[str]:
+    """Return the graph's name of each port: where a node falls away, OpenVINO calls an input like an output."""
+    own = [port.get_any_name() for port in ports]
+    if set(own) == set(names):
+        return own
+    if len(own) != len(names):
+        raise ValueError(f"OpenVINO has {', '.join(own)} where the graph has {', '.join(names)}")
+    return names
 
 
 def _words(error: Exception) -> str:

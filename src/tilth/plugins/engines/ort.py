@@ -58,7 +58,7 @@ class OrtEngine:
         found = []
         if Precision.FP32 in precisions:
             found += [Option(Precision.FP32), Option(Precision.FP32, "plain", shapes | quiet)]
-            found += [Option(Precision.FP32, "lean", shapes), Option(Precision.FP32, "lean", shapes | quiet)]
+            found += [Option(Precision.FP32, "lean", one) for one in (shapes, shapes | quiet)]
         if Precision.INT8 in precisions:
             found += [Option(Precision.INT8, "int8"), Option(Precision.INT8, "int8", quiet)]
         return found

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tilth.bridge.check_values import checked
+from tilth.bridge.interface import read_signature
 from tilth.core.build import Build, Precision, Refusal, Verdict
 from tilth.core.certificate import Placement
 from tilth.core.device import Device
 from tilth.core.errors import InvalidError, MissingError, UnsupportedError
 from tilth.core.graph import Graph
+from tilth.core.signature import Signature
 from tilth.ports.arrays import Value, Values
 from tilth.ports.engine import Option
 
@@ -56,7 +59,8 @@ class ReferenceEngine:
         try:
             from onnx.reference import ReferenceEvaluator
 
-            return ReferenceSession(ReferenceEvaluator(onnx.load(model)))
+            proto = onnx.load(model)
+            return ReferenceSession(ReferenceEvaluator(proto), read_signature(proto, batched=False))
         except Exception as error:
             raise UnsupportedError(
                 f"onnx {onnx.__version__} has no reference for this graph",
@@ -68,20 +72,23 @@ class ReferenceEngine:
 class ReferenceSession:
     """A graph in onnx's evaluator."""
 
-    def __init__(self, evaluator: Any) -> None:
-        self._evaluator = evaluator
+    def __init__(self, evaluator: Any, signature: Signature) -> None:
+        self._evaluator, self._signature = evaluator, signature
+        self._absent = {spec.name: None for spec in signature.inputs if spec.container == "optional"}
 
     def run(self, inputs: Values) -> dict[str, Value]:
         """Return the outputs by name.
 
         Raises:
-            InvalidError: the evaluator fails on these values.
+            InvalidError: the values are not the graph's, which numpy may compute with all the same, or the evaluator
+                fails on them.
         """
         import numpy as np
 
+        given = self._absent | checked(inputs, self._signature)
         try:
             with np.errstate(all="ignore"):
-                outputs = self._evaluator.run(None, dict(inputs))
+                outputs = self._evaluator.run(None, given)
         except Exception as error:
             raise InvalidError(
                 "onnx's reference evaluator failed",

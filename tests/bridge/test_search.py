@@ -1,0 +1,329 @@
+"""The search over engines that crash, hang, lie and lag, in real children; and what an interrupt leaves."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faulty_engine import COMMAND, DEVICE, FaultyEngine
+
+from tilth.bridge.agreement import Tolerance
+from tilth.bridge.build import Built, Result, Tools, build_file
+from tilth.bridge.bundle_read import open_bundle
+from tilth.bridge.cache import Cache
+from tilth.bridge.measure.arena import Arena, Contender, Limits
+from tilth.bridge.measure.rounds import time_round
+from tilth.bridge.measure.worker import WorkerFailed
+from tilth.bridge.request import Evaluation, Request
+from tilth.bridge.search import estimate_limits
+from tilth.bridge.value_file import write_values
+from tilth.core.build import Build, Precision
+from tilth.core.errors import CancelledError, InvalidError, MissingError, RefusedError
+
+Doubler = Callable[..., Path]
+QUICK = Request(budget_s=1.0, batches=(1, 8))
+TINY = Request(budget_s=0.15, batches=(1,))
+
+
+class Watcher:
+    """Progress that notes what was measured, and interrupts at a stage when asked to."""
+
+    def __init__(self, stop_at: str = "", after: int = 0) -> None:
+        self.stages: list[str] = []
+        self.measured: list[str] = []
+        self._stop_at, self._after = stop_at, after
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        self.stages.append(stage)
+        if stage == "measuring" and detail:
+            self.measured.append(detail)
+        if stage == self._stop_at and self.stages.count(stage) > self._after:
+            raise KeyboardInterrupt
+
+
+class Search:
+    """Builds a bundle with faulty engines; the children that were started are counted by their logs."""
+
+    def __init__(self, path: Path, cache: Path) -> None:
+        self._path, self._cache = path, cache
+
+    def __call__(
+        self, *engines: FaultyEngine, request: Request = QUICK, watch: Any = None, fresh: bool = False
+    ) -> Built:
+        named = {"ort": FaultyEngine(name="ort", installed="")} | {engine.name: engine for engine in engines}
+        tools = Tools(named, COMMAND, COMMAND, Cache(self._cache, fresh=fresh), "0.1")
+        names = tuple(engine.name for engine in engines)
+        watch = watch or Watcher()
+        return build_file(self._path, self._path, DEVICE, replace(request, engines=names), tools, watch)
+
+
+@pytest.fixture
+def search(doubler: Doubler, tmp_path: Path) -> Search:
+    return Search(doubler(), tmp_path / "cache")
+
+
+def labels(result: Result) -> dict[str, str]:
+    return {b.id: b.label.removeprefix("faulty fp32 ") for b in result.builds}
+
+
+def refusals(result: Result) -> dict[str, str]:
+    return {r.label.removeprefix("faulty fp32 "): r.refusals[0].reason for r in result.refused}
+
+
+def winner(built: Built) -> str:
+    return labels(built.result)[built.check().build]
+
+
+def test_the_fastest_that_agrees_wins_and_everyone_else_has_a_reason(search: Search) -> None:
+    built = search(
+        FaultyEngine({"delay_us": 3000}, {"delay_us": 1000}, {"delay_us": 200, "error": 0.5}, {"delay_us": 1500})
+    )
+    assert winner(built) == "delay_us=1000"
+    choice, names = built.check(), labels(built.result)
+    reasons = {names[name]: why for name, why in choice.reasons.items()}
+    assert set(reasons) == set(names.values()) - {"delay_us=1000"} and all(reasons.values())
+    assert "relative error" in reasons["delay_us=200 error=0.5"]
+    timed = {names[c.build]: c.timings for c in built.result.certificates}
+    assert [t.batch for t in timed["delay_us=1000"]] == [1, 8] and not timed["delay_us=200 error=0.5"]
+    assert timed["delay_us=1000"][0].ratio == pytest.approx(0.36, abs=0.15)
+
+
+def test_engines_that_crash_or_refuse_are_recorded_with_their_last_words(search: Search) -> None:
+    built = search(
+        FaultyEngine(
+            {"fault": "abort"},
+            {"fault": "segfault", "when": 1},
+            {"fault": "exit", "when": 2},
+            {"fault": "refuse"},
+            {"fault": "raise", "when": "placement"},
+            {"lie": True},
+            {"elsewhere": True},
+            {"delay_us": 500},
+        ),
+        request=Request(budget_s=6.0, batches=(1,)),
+    )
+    assert winner(built) == "delay_us=500"
+    found = refusals(built.result)
+    assert found == {
+        "fault=abort": "its process was ended by SIGABRT",
+        "fault=segfault when=1": "its process was ended by SIGSEGV",
+        "fault=exit when=2": "its process ended with exit code 3",
+        "fault=refuse": "the engine refuses: it is Tuesday",
+        "fault=raise when=placement": "by zero",
+        "lie=True": found["lie=True"],
+    }
+    assert found["lie=True"].startswith("the engine's placement is no record")
+    assert "std::bad_day" in next(r.last_words for r in built.result.refused if "abort" in r.label)
+    by_label = {labels(built.result)[c.build]: c for c in built.result.certificates}
+    assert "50% of its nodes" in by_label["elsewhere=True"].reasons[0] and not by_label["elsewhere=True"].agrees
+
+
+def test_one_that_crashes_in_a_later_round_is_refused_and_the_rest_goes_on(search: Search) -> None:
+    built = search(FaultyEngine({"delay_us": 900}, {"delay_us": 300, "fault": "segfault", "when": 200}))
+    assert winner(built) == "delay_us=900"
+    assert "SIGSEGV" in refusals(built.result)["delay_us=300 fault=segfault when=200"]
+
+
+@pytest.mark.parametrize("when", [2, 4, 30])
+def test_when_the_one_that_all_are_compared_with_dies_nobody_else_is_blamed(search: Search, when: int) -> None:
+    first = {"delay_us": 800, "fault": "segfault", "when": when}
+    built = search(FaultyEngine(first, {"delay_us": 2000}, {"delay_us": 1000}))
+    assert winner(built) == "delay_us=1000"
+    assert list(refusals(built.result)) == [f"delay_us=800 fault=segfault when={when}"]
+    beside = {t.reference_build for c in built.result.certificates for t in c.timings}
+    assert beside <= set(labels(built.result)), "ratios are to a build that is there"
+
+
+def test_several_that_die_in_turn_leave_the_one_that_lives(search: Search) -> None:
+    dying = [{"delay_us": 500 + n, "fault": "exit", "when": 25 + 5 * n} for n in range(3)]
+    built = search(FaultyEngine(*dying, {"delay_us": 3000}))
+    assert winner(built) == "delay_us=3000" and len(built.result.refused) == 3
+
+
+def test_one_that_is_hopeless_at_first_sight_is_not_timed_at_length(search: Search) -> None:
+    built = search(FaultyEngine({"delay_us": 200}, {"delay_us": 40_000}))
+    choice = built.check()
+    assert [why for why in choice.reasons.values() if "at a glance" in why]
+    slow = next(c for c in built.result.certificates if c.build in choice.reasons)
+    assert slow.timings[0].calls == 1
+
+
+def test_a_tiny_budget_still_gives_a_result_and_names_what_it_left_out(search: Search) -> None:
+    built = search(
+        FaultyEngine({"delay_us": 400}, {"delay_us": 100}, {"delay_us": 200}), request=replace(QUICK, budget_s=0.01)
+    )
+    assert winner(built) == "delay_us=400"
+    assert [why for why in refusals(built.result).values() if "the budget ended before" in why] != []
+
+
+def test_a_tiny_budget_goes_on_to_another_engine_until_one_agrees(search: Search) -> None:
+    built = search(
+        FaultyEngine({"fault": "exit"}, {"delay_us": 1}, name="first"),
+        FaultyEngine({"delay_us": 300}, name="second"),
+        request=replace(QUICK, budget_s=0.01),
+    )
+    chosen = next(b for b in built.result.builds if b.id == built.check().build)
+    assert chosen.engine == "second"
+
+
+def test_nothing_that_agrees_is_refused_with_the_evidence_in_the_bundle(doubler: Doubler, tmp_path: Path) -> None:
+    path = doubler(error=0.5)
+    built = Search(path, tmp_path / "cache")(FaultyEngine({}, {"fault": "abort"}))
+    with pytest.raises(RefusedError, match="no build for `cpu-x86_64` agrees") as caught:
+        built.check()
+    assert "faulty fp32: relative error" in caught.value.why
+    with open_bundle(path) as bundle:
+        kept = bundle.manifest
+    assert len(kept.certificates) == 1 and not kept.certificates[0].agrees and not kept.choices
+    assert kept.refused[0].label == "faulty fp32 fault=abort"
+
+
+def test_a_tolerance_lets_a_build_win_that_is_a_little_off(doubler: Doubler, tmp_path: Path) -> None:
+    path = doubler(error=0.01)
+    request = replace(QUICK, tolerance=Tolerance(rms=0.05))
+    built = Search(path, tmp_path / "cache")(FaultyEngine({}, {"error": 3.0}), request=request)
+    assert winner(built) == "faulty fp32"
+
+
+@pytest.mark.parametrize(
+    ("stage", "after"),
+    [("preparing", 0), ("measuring", 2), ("halving", 0), ("batches", 0), ("writing", 0)],
+)
+def test_an_interrupt_at_any_stage_loses_nothing_that_was_measured(search: Search, stage: str, after: int) -> None:
+    settings = [{"delay_us": delay} for delay in (900, 600, 1200)]
+    before = search._path.read_bytes()
+    with pytest.raises((CancelledError, KeyboardInterrupt)):
+        search(FaultyEngine(*settings), watch=Watcher(stage, after))
+    assert search._path.read_bytes() == before, "the old bundle stays until there is a new one"
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    built = search(FaultyEngine(*settings))
+    assert winner(built) == "delay_us=600"
+    assert built.result.cached is (stage == "writing")
+    assert len(built.result.certificates) == 3
+
+
+def test_what_was_seen_before_an_interrupt_is_not_looked_at_again(search: Search, tmp_path: Path) -> None:
+    settings = [{"delay_us": delay} for delay in (900, 600, 1200)]
+    with pytest.raises(CancelledError, match="interrupted"):
+        search(FaultyEngine(*settings), watch=Watcher("measuring", 2))
+    record = next((tmp_path / "cache" / "search").glob("search-*.json")).read_text(encoding="utf-8")
+    assert record.count('"load_ms"') == 2, "two sights are kept"
+    built = search(FaultyEngine(*settings))
+    kept = {c.build: c.load_ms for c in built.result.certificates}
+    assert sum(f'"load_ms":{load_ms}' in record for load_ms in kept.values()) == 2
+
+
+def test_the_source_metric_survives_an_interrupt(search: Search) -> None:
+    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2)
+    labelled = Evaluation({"x": x}, np.argmax(x * 2, axis=1), 0.1)
+    request = replace(QUICK, evaluation=labelled)
+    worse = {"precision": "int8", "error": -9.0}
+    engine = FaultyEngine({"delay_us": 800}, worse)
+    with pytest.raises(CancelledError):
+        search(engine, request=request, watch=Watcher("measuring", 1))
+    built = search(engine, request=request)
+    tasks = {b.precision: c.task for b, c in zip(built.result.builds, built.result.certificates, strict=True)}
+    assert tasks[Precision.INT8] is not None and tasks[Precision.INT8].source == 1.0
+
+
+def test_a_lower_precision_wins_nothing_while_nothing_says_what_the_source_reached(search: Search) -> None:
+    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2)
+    request = replace(QUICK, evaluation=Evaluation({"x": x}, np.argmax(x * 2, axis=1), 0.1))
+    built = search(FaultyEngine({"precision": "int8"}), request=request)
+    with pytest.raises(RefusedError, match="agrees") as caught:
+        built.check()
+    assert "no fp32 build repeated" in caught.value.why
+
+
+def test_labelled_data_that_does_not_fit_is_bad_input(search: Search) -> None:
+    wrong = Evaluation({"x": np.zeros((4, 2))}, np.zeros(4, np.int64), 0.1)
+    with pytest.raises(InvalidError, match="the evaluation data does not fit"):
+        search(FaultyEngine({}), request=replace(QUICK, evaluation=wrong))
+    short = Evaluation({"x": np.zeros((4, 2), np.float32)}, np.zeros(3, np.int64), 0.1)
+    with pytest.raises(InvalidError, match="no output fits the labels"):
+        search(FaultyEngine({}), request=replace(QUICK, evaluation=short))
+
+
+def test_the_second_time_nothing_is_measured_and_the_choice_is_the_same(search: Search) -> None:
+    engine = FaultyEngine({"delay_us": 300})
+    first, watch = search(engine, request=TINY), Watcher()
+    second = search(engine, request=TINY, watch=watch)
+    assert second.result.cached and not watch.measured
+    assert second.manifest == first.manifest and replace(second.result, cached=False) == first.result
+    assert not search(engine, request=TINY, fresh=True).result.cached
+    other = FaultyEngine({"delay_us": 300}, installed="2.0")
+    assert not search(other, request=TINY).result.cached, "another version of an engine may run differently"
+
+
+def test_a_damaged_record_in_the_cache_only_costs_time(search: Search, tmp_path: Path) -> None:
+    engine = FaultyEngine({"delay_us": 300})
+    search(engine, request=TINY)
+    record = next((tmp_path / "cache" / "search").glob("search-*.json"))
+    for damage in (b"{", b'{"result": {"builds": 3}}', b'{"state": 1}'):
+        record.write_bytes(damage)
+        built = search(engine, request=TINY)
+        assert not built.result.cached and winner(built) == "delay_us=300"
+    assert search(engine, request=TINY).result.cached
+
+
+def test_an_engine_that_nobody_has_is_named(search: Search) -> None:
+    with pytest.raises(MissingError, match="there is no engine `tpu`"):
+        build_file(
+            search._path,
+            search._path,
+            DEVICE,
+            Request(engines=("tpu",)),
+            Tools({}, (), (), Cache(search._cache), ""),
+            Watcher(),
+        )
+
+
+def test_a_fixed_batch_is_measured_as_it_is(doubler: Doubler, tmp_path: Path) -> None:
+    built = Search(doubler(batch=4), tmp_path / "cache")(FaultyEngine({"delay_us": 300}, {"delay_us": 900}))
+    assert winner(built) == "delay_us=300"
+    assert all([t.batch for t in c.timings] == [1] for c in built.result.certificates)
+
+
+def test_more_contenders_than_memory_are_timed_in_pairs(tmp_path: Path) -> None:
+    contenders = [
+        Contender(Build("g", DEVICE.target, "faulty", Precision.FP32, settings={"delay_us": delay}), Path("m"), 0)
+        for delay in (400, 800, 1200, 1600)
+    ]
+    write_values(tmp_path / "in.npz", {"x": np.ones((1, 2), np.float32)})
+    arena = Arena(COMMAND, tmp_path, DEVICE, Limits(1 << 30, 1 << 20))
+    most: list[int] = []
+    failed: list[WorkerFailed] = []
+    try:
+        assert not arena.fit_together(contenders)
+        for rival in contenders[1:]:
+            time_round(arena, contenders[0], [rival], tmp_path / "in.npz", 1, 0.1, lambda _, e: failed.append(e))
+            most.append(len(arena._workers))
+    finally:
+        arena.close()
+    assert max(most) == 2 and not failed, "never more than the pair"
+    assert all(len(c.samples[1].blocks) == 5 for c in contenders[1:])
+    medians = [sorted(c.samples[1].ratios)[2] for c in contenders]
+    assert medians == sorted(medians)
+
+
+def test_limits_leave_room_for_two_and_never_take_the_whole_machine() -> None:
+    for weights in (0, 10 << 20, 4 << 30):
+        child, together = estimate_limits(weights, 8 << 30, 0)
+        assert child <= 0.8 * (8 << 30) and together >= 2 * (120 << 20) + weights * 3
+    assert estimate_limits(1, 8 << 30, 5 << 20)[0] == 5 << 20
+    assert estimate_limits(1, 0, 0)[0] > 1 << 30, "a machine that does not say its memory is no machine without any"
+
+
+def test_a_hanging_load_takes_no_longer_than_it_was_given(tmp_path: Path) -> None:
+    build = Build("g", DEVICE.target, "faulty", Precision.FP32, settings={"fault": "hang"})
+    arena = Arena(COMMAND, tmp_path, DEVICE, Limits(1 << 30, 1 << 30, load_s=0.7))
+    began = time.monotonic()
+    with pytest.raises(WorkerFailed, match="`load` took longer than 0.7 s"):
+        arena.ready(Contender(build, Path("m"), 0))
+    assert time.monotonic() - began < 10
+    arena.close()
