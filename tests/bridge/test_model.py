@@ -203,7 +203,8 @@ _shape = st.lists(st.integers(0, 3), max_size=3)
 def test_the_quick_way_takes_and_refuses_exactly_what_the_full_check_does(specs: Any, data: st.DataObject) -> None:
     signature = Signature(
         tuple(
-            TensorSpec(f"x{i}", dtype, None if shape is None else tuple(shape)) for i, (dtype, shape) in enumerate(specs)
+            TensorSpec(f"x{i}", dtype, shape if shape is None else tuple(shape))
+            for i, (dtype, shape) in enumerate(specs)
         ),
         (),
     )

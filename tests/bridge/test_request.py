@@ -54,7 +54,8 @@ def evaluation_of(inputs: Any) -> Evaluation:
 
 
 def test_data_that_fits_comes_as_engines_take_it() -> None:
-    given = Request(calibration={"x": [[1, 2]]}, evaluation=evaluation_of({"x": X.astype(">f4")}))  # type: ignore
+    listed: Any = {"x": [[1, 2]]}
+    given = Request(calibration=listed, evaluation=evaluation_of({"x": X.astype(">f4")}))
     made = checked_request(given, SIGNATURE)
     assert made.calibration is not None and made.evaluation is not None
     for data in (made.calibration, made.evaluation.inputs):

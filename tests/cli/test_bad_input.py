@@ -2,7 +2,7 @@
 
 import json
 import os
-import struct
+import re
 import subprocess
 import sys
 import time
@@ -87,6 +87,11 @@ def outside(folder: Path) -> Any:
     return added(weight([2048], location="../secret"))
 
 
+def short(folder: Path) -> Any:
+    (folder / "model" / "w.bin").write_bytes(bytes(100))
+    return added(weight([2048], location="w.bin"))
+
+
 #: What the file holds, the exit code, and a word that names the cause.
 FILES: dict[str, tuple[Callable[[Path], Any], int, str]] = {
     "truncated": (truncated, 3, "truncated|not an ONNX|cut|parse|bytes"),
@@ -99,17 +104,12 @@ FILES: dict[str, tuple[Callable[[Path], Any], int, str]] = {
     "external data by hard link": (lambda f: by_link(f, lambda a, b: b.hardlink_to(a)), 5, "link"),
     "external data by device": (lambda _: added(weight([2048], location="/dev/zero")), 5, "dev|absolute|outside"),
     "external data that is missing": (lambda _: added(weight([2048], location="w.bin")), 7, r"w\.bin"),
-    "external data of 2**63 bytes": (
-        lambda f: by_link(f, lambda a, b: b.write_bytes(bytes(8192))) and added(
-            weight([2048], location="w.bin", offset=0, length=2**63)
-        ),
-        5,
-        "9223372036854775808|length|bytes",
-    ),
+    "external data of 2**63 bytes": (lambda _: added(weight([2], location="w.bin", length=2**63)), 3, str(2**63)),
+    "external data beyond its file": (short, 3, "bytes"),
     "a shape that contradicts its bytes": (lambda _: added(weight([3], bytes(8))), 3, "bytes"),
-    "a shape of 2**62 floats": (lambda _: added(weight([2**62], bytes(8))), 3, "bytes|large|elements|limit"),
+    "a shape of 2**62 floats": (lambda _: added(weight([2**62], bytes(8))), 3, str(2**62)),
     "a negative size": (lambda _: added(weight([-1], bytes(4))), 3, "-1|negative"),
-    "a million nodes": (lambda _: a_million_nodes(), 3, "nodes"),
+    "a million nodes": (lambda _: a_million_nodes(), 4, "nodes"),
     "subgraphs without end": (lambda _: nested(1500), 3, "deep|nest|ONNX|parse"),
     "an unknown opset": (lambda _: model(opset_imports=[h.make_opsetid("", 999)]), 4, "999|opset"),
     "an unknown domain": (
@@ -167,7 +167,8 @@ def refused(folder: Path, *arguments: str, capsys: pytest.CaptureFixture[str]) -
     error = json.loads(said.out)
     assert set(error) == {"error", "what", "why", "hint"} and said.err == "", said
     assert sorted(folder.rglob("*")) == before, "something was left behind"
-    assert list((folder.parent / "scratch").iterdir()) == []
+    # onnxruntime leaves a file `.ses` of its own in the temporary folder.
+    assert [path.name for path in (folder.parent / "scratch").iterdir() if path.name != ".ses"] == []
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
     return code, error
@@ -184,9 +185,6 @@ def test_a_file_that_is_bad_is_refused_with_its_cause(
     code, error = refused(folder, "import", "model/bad.onnx", "-o", "m.tilth", capsys=capsys)
     assert code == wanted, error
     assert error["what"] and error["why"] and error["hint"], error
-    pytest.importorskip("re")
-    import re
-
     assert re.search(cause, error["what"] + " " + error["why"]), error
 
 
@@ -203,7 +201,7 @@ SAMPLES: dict[str, tuple[Callable[[Path], str], int, str]] = {
     "no rows": (lambda f: sample(f, x=np.ones((0, 2), np.float32)), 3, "rows"),
     "objects": (lambda f: sample(f, x=np.array([{"a": 1}], dtype=object)), 3, "[Oo]bject|pickle"),
     "NaN inside": (lambda f: sample(f, x=np.full((2, 2), np.nan, np.float32)), 3, "NaN"),
-    "no archive": (lambda f: [(f / "s.npz").write_bytes(b"hello"), "s.npz"][1], 3, "npz"),  # type: ignore
+    "no archive": (lambda f: str(made(f, "s.npz")), 3, "npz"),
     "missing": (lambda f: "nowhere.npz", 7, "nowhere"),
 }
 
@@ -214,8 +212,6 @@ def test_a_sample_that_does_not_fit_is_refused(folder: Path, kind: str, capsys: 
     (folder / "good.onnx").write_bytes(model().SerializeToString())
     given = make(folder)
     code, error = refused(folder, "import", "good.onnx", "--sample", given, "-o", "m.tilth", capsys=capsys)
-    import re
-
     assert code == wanted and error["hint"], error
     assert re.search(cause, error["what"] + error["why"]), error
 
@@ -242,7 +238,12 @@ COMMANDS: dict[str, tuple[Callable[[Path], list[str]], int, str]] = {
         "longer than 1 s",
     ),
     "a factory that eats memory": (
-        lambda f: ["import", factory(f, "x = []\n    while 1: x.append(bytearray(b'x' * 2**22))"), "--memory", "400MiB"],
+        lambda f: [
+            "import",
+            factory(f, "x = []\n    while 1: x.append(bytearray(b'x' * 2**22))"),
+            "--memory",
+            "400MiB",
+        ],
         3,
         "over its limit of 400 MiB",
     ),
@@ -273,8 +274,6 @@ def test_a_command_that_cannot_be_done_says_so(folder: Path, kind: str, capsys: 
     make, wanted, cause = COMMANDS[kind]
     arguments = make(folder)
     code, error = refused(folder, *arguments, capsys=capsys)
-    import re
-
     assert code == wanted, error
     assert error["hint"] and re.search(cause, error["what"] + " " + error["why"]), error
 
@@ -332,4 +331,4 @@ def test_what_is_not_installed_is_named_with_the_command_that_installs_it(
         assert done.returncode in (4, 7)
     error = json.loads(done.stdout)
     assert missing in str(error) and "pip install" in str(error), error
-    assert not (folder / "model.tilth").exists() and struct.calcsize("P") == 8
+    assert not (folder / "model.tilth").exists()

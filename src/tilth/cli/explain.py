@@ -10,7 +10,7 @@ from rich.text import Text
 from tilth.bridge.bundle_read import open_bundle
 from tilth.cli.output import AsJson, emit, table
 from tilth.cli.plain import visible
-from tilth.core.build import Build
+from tilth.core.build import Build, Precision
 from tilth.core.bundle import Choice, Manifest
 from tilth.core.certificate import INFINITE, Certificate
 from tilth.core.errors import MissingError
@@ -24,7 +24,8 @@ def command(
     """Show every candidate with its figures, and why it won or lost.
 
     `ratio` is the median time over that of the first candidate, block by block side by side. `error` is the largest
-    relative error against the golden outputs; `rms` its root mean square.
+    relative error against the golden outputs; `rms` is shown instead where lower precisions were tried. --json has
+    every figure of every certificate.
 
     Raises:
         MissingError: the bundle has not been built.
@@ -63,11 +64,13 @@ def _candidates(manifest: Manifest, target: str, choice: Choice | None) -> Rende
     builds = [b for b in manifest.builds if b.target == target and b.id in by_id]
     builds.sort(key=lambda b: _rank(b, by_id[b.id], choice))
     task = next((c.task.metric for c in by_id.values() if c.task is not None), "same")
-    numbers = ("p50 ms", "ratio", "rows/s", "error", "rms", task, "memory")
-    rows = [_row(b, by_id[b.id], choice) for b in builds]
+    # What bounds lower precisions is worth a column only where there are some.
+    low = any(b.precision is not Precision.FP32 for b in builds)
+    numbers = ("p50 ms", "ratio", "rows/s", *(("rms",) if low else ("error",)), task, "memory")
+    rows = [_row(b, by_id[b.id], choice, low=low) for b in builds]
     made = table(("candidate", *numbers, "why not"), rows, right=numbers)
     made.columns[0].no_wrap = True
-    made.columns[-1].min_width = 20
+    made.columns[-1].min_width = 17
     return made
 
 
@@ -77,7 +80,7 @@ def _rank(build: Build, certificate: Certificate, choice: Choice | None) -> tupl
     return (not won, not certificate.agrees, ratio)
 
 
-def _row(build: Build, certificate: Certificate, choice: Choice | None) -> tuple[str, ...]:
+def _row(build: Build, certificate: Certificate, choice: Choice | None, *, low: bool) -> tuple[str, ...]:
     won = choice is not None and build.id == choice.build
     timing = certificate.timings[0] if certificate.timings else None
     best = max((t.rows_per_s for t in certificate.timings), default=0.0)
@@ -87,8 +90,7 @@ def _row(build: Build, certificate: Certificate, choice: Choice | None) -> tuple
         f"{timing.p50_ms:.3g}" if timing else "-",
         f"{timing.ratio:.2f}" if timing else "-",
         f"{best:,.0f}" if best else "-",
-        _error(agreement.max_rel),
-        _error(agreement.rms_rel),
+        _error(agreement.rms_rel if low else agreement.max_rel),
         f"{agreement.decisions:.1%}" if certificate.task is None else f"{certificate.task.build:.2%}",
         f"{certificate.peak_memory_bytes / (1 << 20):.0f} MiB",
         "" if won or choice is None else choice.reasons.get(build.id, ""),

@@ -1,5 +1,7 @@
 """What an engine plug-in must offer: refusals, candidates, and sessions that say where they run."""
 
+import importlib.metadata
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,8 +10,31 @@ from typing import Protocol
 from tilth.core.build import Build, Precision, Refusal, Scalar
 from tilth.core.certificate import Placement
 from tilth.core.device import Device
+from tilth.core.errors import MissingError
 from tilth.core.graph import Graph
 from tilth.ports.arrays import Value, Values
+
+
+def installed_version(package: str, hint: str) -> str:
+    """Return the version of the distribution that provides `package`, without importing it.
+
+    Importing an engine takes up to half a second, and asking for its version is all that a cached result needs.
+
+    Raises:
+        MissingError: there is no such package, or nothing says which version it is.
+    """
+    try:
+        found = importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        found = False
+    if found:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            names = importlib.metadata.packages_distributions().get(package, [])
+            if names:
+                return importlib.metadata.version(names[0])
+    raise MissingError(f"{package} is not installed", why="Python finds no such package", hint=hint)
 
 
 @dataclass(frozen=True)

@@ -28,18 +28,18 @@ from tilth.ports.engine import Engine, Option
 
 NAME = "fake"
 _OPS = frozenset({"MatMul", "Add", "Sub", "Mul", "Relu", "Identity", "Dropout"})
-_KNOWN = frozenset({"load", "run", "after", "words", "slow_ms", "wrong_by", "placement", "version", "threads"})
+_KNOWN = frozenset({"load", "run", "after", "words", "slow_ms", "wrong_by", "placement", "threads"})
 _HANG_S = 3600.0
 _LEAK_BYTES = 64 << 20
 
 
 class FakeEngine:
-    """Computes `MatMul`, `Add`, `Sub`, `Mul` and `Relu` on floats in numpy, and passes on what others pass on.
+    """Computes `MatMul`, `Add`, `Sub`, `Mul`, `Relu`, `Identity` and `Dropout` (which drops nothing) in numpy.
 
     Settings of a build that make it misbehave: `load` and `run` are `abort`, `hang`, `refuse`, `raise`, or for `run`
     also `leak`, 64 MiB a call. `run` misbehaves after `after` good calls. `words` is printed to standard error
     first. `slow_ms` is slept in each call, `wrong_by` is added to every answer, `placement` is `elsewhere` or
-    `nowhere`. `offers` are options beside the honest one.
+    `nowhere`; `threads` is taken and ignored. `offers` are options beside the honest one.
     """
 
     name: str = NAME

@@ -43,17 +43,17 @@ def small_models() -> list[SmallModel]:
     return [make() for make in (*makers, passed_on, pieces, maybe, found_by_value)]
 
 
-def affine(name: str = "affine", scale: float = 1.0) -> SmallModel:
-    """Return `y = x @ w + b` of 4 inputs and 3 outputs a row."""
-    weights = [_weight("w", (4, 3), scale), _weight("b", (3,), scale)]
+def affine(name: str = "affine", scale: float = 1.0, inputs: int = 4, outputs: int = 3) -> SmallModel:
+    """Return `y = x @ w + b`; weights of another `scale` give other answers to the same inputs."""
+    weights = [_weight("w", (inputs, outputs), scale), _weight("b", (outputs,), scale)]
     nodes = [h.make_node("MatMul", ["x", "w"], ["p"]), h.make_node("Add", ["p", "b"], ["y"])]
-    model = _model(nodes, [_info("x", _F, BATCH, 4)], [_info("y", _F, BATCH, 3)], weights)
-    return SmallModel(name, model, lambda rows: {"x": _floats(rows, 4)})
+    model = _model(nodes, [_info("x", _F, BATCH, inputs)], [_info("y", _F, BATCH, outputs)], weights)
+    return SmallModel(name, model, lambda rows: {"x": _floats(rows, inputs)})
 
 
-def perceptron(width: int = 64) -> SmallModel:
-    """Return two layers with two outputs whose names are not in alphabetical order; the weights can lie outside."""
-    weights = [_weight("w1", (8, width)), _weight("b1", (width,)), _weight("w2", (width, 3)), _weight("b2", (3,))]
+def perceptron() -> SmallModel:
+    """Return two layers with two outputs whose names are not in alphabetical order."""
+    weights = [_weight("w1", (8, 64)), _weight("b1", (64,)), _weight("w2", (64, 3)), _weight("b2", (3,))]
     nodes = [
         h.make_node("Gemm", ["x", "w1", "b1"], ["h"]),
         h.make_node("Relu", ["h"], ["r"]),
@@ -66,16 +66,16 @@ def perceptron(width: int = 64) -> SmallModel:
     )
 
 
-def convolution(channels: int = 4, side: int = 8) -> SmallModel:
+def convolution() -> SmallModel:
     """Return a convolution with padding, a rectifier and the mean over each channel."""
     nodes = [
         h.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
         h.make_node("Relu", ["c"], ["r"]),
         h.make_node("GlobalAveragePool", ["r"], ["y"]),
     ]
-    inputs, outputs = [_info("x", _F, BATCH, 1, side, side)], [_info("y", _F, BATCH, channels, 1, 1)]
-    model = _model(nodes, inputs, outputs, [_weight("w", (channels, 1, 3, 3))])
-    return SmallModel("convolution", model, lambda rows: {"x": _floats(rows, 1, side, side)})
+    inputs, outputs = [_info("x", _F, BATCH, 1, 8, 8)], [_info("y", _F, BATCH, 4, 1, 1)]
+    model = _model(nodes, inputs, outputs, [_weight("w", (4, 1, 3, 3))])
+    return SmallModel("convolution", model, lambda rows: {"x": _floats(rows, 1, 8, 8)})
 
 
 def half() -> SmallModel:

@@ -52,9 +52,9 @@ def frozen(value: Value) -> Value:
     """Return a read-only copy of an array; other values as they are."""
     if not isinstance(value, np.ndarray):
         return value
-    frozen = value.copy()
-    frozen.flags.writeable = False
-    return frozen
+    made = value.copy()
+    made.flags.writeable = False
+    return made
 
 
 def strided(value: Value) -> Value:

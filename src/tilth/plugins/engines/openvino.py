@@ -12,7 +12,7 @@ from tilth.core.device import Device
 from tilth.core.errors import InvalidError, MissingError, UnsupportedError
 from tilth.core.graph import Graph
 from tilth.ports.arrays import Value, Values
-from tilth.ports.engine import Option
+from tilth.ports.engine import Option, installed_version
 
 _HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
 _BF16_ISA = frozenset({"avx512_bf16", "amx_bf16"})
@@ -26,12 +26,12 @@ class OpenVinoEngine:
     name = "openvino"
 
     def version(self) -> str:
-        """Return OpenVINO's version.
+        """Return OpenVINO's version, without importing it.
 
         Raises:
-            MissingError: openvino cannot be imported.
+            MissingError: openvino is not installed.
         """
-        return str(_openvino().__version__).partition("-")[0]
+        return installed_version("openvino", "run `pip install 'tilth[openvino]'`")
 
     def refusals(self, graph: Graph, device: Device) -> list[Refusal]:
         """Refuse other chips and classical operators, which its reader does not know."""

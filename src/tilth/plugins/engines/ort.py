@@ -12,7 +12,7 @@ from tilth.core.device import Device
 from tilth.core.errors import InvalidError, MissingError, UnsupportedError
 from tilth.core.graph import Graph
 from tilth.ports.arrays import Value, Values
-from tilth.ports.engine import Option
+from tilth.ports.engine import Option, installed_version
 
 _ASSIGNMENT = "session.record_ep_graph_assignment_info"
 _CPU = "CPUExecutionProvider"
@@ -37,12 +37,12 @@ class OrtEngine:
     name = "ort"
 
     def version(self) -> str:
-        """Return onnxruntime's version.
+        """Return onnxruntime's version, without importing it.
 
         Raises:
-            MissingError: onnxruntime cannot be imported.
+            MissingError: onnxruntime is not installed.
         """
-        return str(_onnxruntime().__version__)
+        return installed_version("onnxruntime", "run `pip install --force-reinstall onnxruntime`")
 
     def refusals(self, graph: Graph, device: Device) -> list[Refusal]:
         """Refuse what is not a CPU; what the operators need is known when a session is made."""
