@@ -173,6 +173,7 @@ def test_decisions_are_counted_per_row_over_the_last_axis() -> None:
     found[2] = [0.4, 0.6]
     assert of(found, golden).decisions == 0.75
     assert of(found[:, :1], golden[:, :1]).decisions == 1, "one column decides nothing"
+    assert of(found[None], golden[None]).decisions == 1, "the last axis of a signal or an image decides nothing"
 
 
 def test_complex_numbers_are_compared_as_points() -> None:

@@ -1,5 +1,6 @@
 """The search over engines that crash, hang, lie and lag, in real children; and what an interrupt leaves."""
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from tilth.core.errors import CancelledError, InvalidError, MissingError, Refuse
 Doubler = Callable[..., Path]
 QUICK = Request(budget_s=1.0, batches=(1, 8))
 TINY = Request(budget_s=0.15, batches=(1,))
+#: Long enough for two candidates on a machine that is busy with other things.
+LONG = Request(budget_s=4.0, batches=(1, 8))
 
 
 class Watcher:
@@ -51,9 +54,15 @@ class Search:
     def __init__(self, path: Path, cache: Path) -> None:
         self._path, self._cache = path, cache
 
-    def __call__(
-        self, *engines: FaultyEngine, request: Request = QUICK, watch: Any = None, fresh: bool = False
-    ) -> Built:
+    def __call__(self, *engines: FaultyEngine, **how: Any) -> Built:
+        """Search until the budget sufficed to see everyone, since a busy machine takes longer."""
+        for budget_s in (1.0, 5.0, 25.0):
+            built = self.once(*engines, **{"request": replace(QUICK, budget_s=budget_s)} | how)
+            if "request" in how or "the budget ended" not in str(built.result.refused):
+                break
+        return built
+
+    def once(self, *engines: FaultyEngine, request: Request, watch: Any = None, fresh: bool = False) -> Built:
         named = {"ort": FaultyEngine(name="ort", installed="")} | {engine.name: engine for engine in engines}
         tools = Tools(named, COMMAND, COMMAND, Cache(self._cache, fresh=fresh), "0.1")
         names = tuple(engine.name for engine in engines)
@@ -190,38 +199,35 @@ def test_a_tolerance_lets_a_build_win_that_is_a_little_off(doubler: Doubler, tmp
 
 
 @pytest.mark.parametrize(
-    ("stage", "after"),
-    [("preparing", 0), ("measuring", 2), ("halving", 0), ("batches", 0), ("writing", 0)],
+    ("stage", "after"), [("preparing", 0), ("measuring", 1), ("halving", 0), ("batches", 0), ("writing", 0)]
 )
 def test_an_interrupt_at_any_stage_loses_nothing_that_was_measured(search: Search, stage: str, after: int) -> None:
-    settings = [{"delay_us": delay} for delay in (900, 600, 1200)]
+    engine = FaultyEngine({"delay_us": 900}, {"delay_us": 300})
     before = search._path.read_bytes()
     with pytest.raises((CancelledError, KeyboardInterrupt)):
-        search(FaultyEngine(*settings), watch=Watcher(stage, after))
+        search(engine, request=LONG, watch=Watcher(stage, after))
     assert search._path.read_bytes() == before, "the old bundle stays until there is a new one"
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
-    built = search(FaultyEngine(*settings))
-    assert winner(built) == "delay_us=600"
-    assert built.result.cached is (stage == "writing")
-    assert len(built.result.certificates) == 3
-
-
-def test_what_was_seen_before_an_interrupt_is_not_looked_at_again(search: Search, tmp_path: Path) -> None:
-    settings = [{"delay_us": delay} for delay in (900, 600, 1200)]
-    with pytest.raises(CancelledError, match="interrupted"):
-        search(FaultyEngine(*settings), watch=Watcher("measuring", 2))
-    record = next((tmp_path / "cache" / "search").glob("search-*.json")).read_text(encoding="utf-8")
-    assert record.count('"load_ms"') == 2, "two sights are kept"
-    built = search(FaultyEngine(*settings))
+    seen = sights(search)
+    built = search(engine, request=LONG)
+    assert len(seen) == {"preparing": 0, "measuring": 1, "halving": 2, "batches": 2, "writing": 0}[stage]
+    assert built.result.cached is (stage == "writing") and winner(built) == "delay_us=300"
     kept = {c.build: c.load_ms for c in built.result.certificates}
-    assert sum(f'"load_ms":{load_ms}' in record for load_ms in kept.values()) == 2
+    assert len(kept) == 2 and seen.items() <= kept.items(), "what was seen is not looked at again"
+
+
+def sights(search: Search) -> dict[str, float]:
+    """Return how long each build took to load that an unfinished search has seen."""
+    found = [json.loads(path.read_bytes()) for path in (search._cache / "search").glob("search-*.json")]
+    states = [record["state"] for record in found if "state" in record]
+    return {name: sight["load_ms"] for state in states for name, sight in state["sights"].items()}
 
 
 def test_the_source_metric_survives_an_interrupt(search: Search) -> None:
     x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2)
     labelled = Evaluation({"x": x}, np.argmax(x * 2, axis=1), 0.1)
-    request = replace(QUICK, evaluation=labelled)
+    request = replace(LONG, evaluation=labelled)
     worse = {"precision": "int8", "error": -9.0}
     engine = FaultyEngine({"delay_us": 800}, worse)
     with pytest.raises(CancelledError):

@@ -15,6 +15,8 @@ import pytest
 from onnx import TensorProto
 from onnx import helper as h
 
+from tilth.cli.main import main
+
 WEIGHTS = np.random.default_rng(3).standard_normal((8, 3)).astype(np.float32)
 X = np.linspace(-1, 1, 40, dtype=np.float32).reshape(5, 8)
 
@@ -181,8 +183,6 @@ def test_what_cannot_be_done_exits_with_its_code_and_writes_nothing(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from tilth.cli.main import main
-
     np.savez(built.folder / "wrong_names.npz", z=X)
     np.savez(built.folder / "wrong_shape.npz", x=X[:, :7])
     np.savez(built.folder / "wrong_dtype.npz", x=X.astype(np.float64))
@@ -214,7 +214,7 @@ def test_a_build_that_is_stopped_leaves_the_bundle_and_goes_on_where_it_was(tmp_
     place = place_at(tmp_path)
     place.json("import", "model.onnx", "-o", "m.tilth")
     before = (tmp_path / "m.tilth").read_bytes()
-    build = ("build", "m.tilth", "--engine", "ort", "--engine", "reference", "--budget", "6s", "--batches", "1")
+    build = ("build", "m.tilth", "--engine", "ort", "--engine", "reference", "--budget", "3s", "--batches", "1")
     with place.start(*build, start_new_session=True) as process:
         waiting_for(place, process, 1)
         workers = children(process.pid)

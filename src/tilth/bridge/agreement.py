@@ -117,7 +117,7 @@ class _Tally:
     def _add_floats(self, found: Array, golden: Array) -> None:
         wide = np.complex128 if golden.dtype.kind == "c" else np.float64
         a, b = found.astype(wide).ravel(), golden.astype(wide).ravel()
-        if golden.ndim >= 2 and golden.shape[-1] > 1 and golden.size:
+        if golden.ndim == 2 and golden.shape[-1] > 1 and golden.size:
             same = np.argmax(found, axis=-1) == np.argmax(golden, axis=-1)
             self.equal_decisions += int(same.sum())
             self.decisions += same.size

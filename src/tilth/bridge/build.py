@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +28,16 @@ from tilth.core.bundle import Choice, Manifest, Refused
 from tilth.core.certificate import Certificate
 from tilth.core.device import Device
 from tilth.core.digest import canonical_json, digest, digest_file
-from tilth.core.errors import CancelledError, InvalidError, MissingError, RefusedError
+from tilth.core.errors import CancelledError, InvalidError, MissingError, RefusedError, UnavailableError, UntrustedError
 from tilth.core.graph import Graph
 from tilth.core.record import from_json, to_json
 from tilth.ports.arrays import Value
 from tilth.ports.engine import Engine
+
+#: How often a bundle may be replaced by others between reading and writing.
+_MOST_TRIES = 5
+#: Time for one recipe, when half of the budget is less.
+_LEAST_RECIPE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -76,18 +82,49 @@ def build_file(
 ) -> "Built":
     """Build the bundle at `path` and write the result at `out`, which may be the same place.
 
-    Raises what `build` and `write_bundle` raise; the bundle at `out` is old or new as a whole.
+    Raises what `build` and `write_bundle` raise; the bundle at `out` is old or new as a whole. When another process
+    replaces the bundle at `path` meanwhile, what was found is put into the new one.
+
+    Raises:
+        UnavailableError: the bundle at `path` is replaced again and again.
     """
     check_destination(out)
+    for _ in range(_MOST_TRIES):
+        # What was measured is in the cache, so that a second try costs nothing but the writing.
+        built = _built_once(path, out, device, request, tools, progress)
+        if built is not None:
+            return built
+    raise UnavailableError(
+        f"`{path}` is replaced again and again", why="other processes write to it", hint="write elsewhere with `--out`"
+    )
+
+
+def _built_once(
+    path: Path, out: str | Path, device: Device, request: Request, tools: Tools, progress: Progress
+) -> "Built | None":
+    """Return what was built and written, or None when the bundle at `path` was replaced before it could be."""
     folder = Path(tempfile.mkdtemp(prefix="tilth-"))
     try:
         with open_bundle(path) as bundle:
             built = build(bundle, device, request, tools, progress, folder)
             progress("writing", 0, 1, str(out))
-            write_bundle(out, built.manifest, built.blobs)
+            try:
+                if _digest_at(path) != bundle.digest:
+                    return None
+                write_bundle(out, built.manifest, built.blobs)
+            except UntrustedError:
+                # Blobs are copied from where they were found; another bundle may lie there by then.
+                if _digest_at(path) == bundle.digest:
+                    raise
+                return None
             return built
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _digest_at(path: Path) -> str:
+    with open_bundle(path) as bundle:
+        return bundle.digest
 
 
 @dataclass(frozen=True)
@@ -183,13 +220,16 @@ class _Builder:
         return replace(result, cached=True)
 
     def _searched(self) -> Result:
+        end = time.monotonic() + self._request.budget_s
         manifest = self._bundle.manifest
         plain = self._plain()
         child, together = estimate_limits(
             plain.graph.weights_bytes, self._device.memory_bytes, self._request.memory_bytes
         )
         state = self._saved_state()
-        limits = Limits(child, together, load_s=max(60.0, self._request.budget_s))
+        limits = Limits(
+            child, together, load_s=max(60.0, self._request.budget_s), call_s=max(10.0, self._request.budget_s)
+        )
         arena = Arena(self._tools.measure, self._folder, self._device, limits)
         try:
             examiner = Examiner(
@@ -213,9 +253,8 @@ class _Builder:
                 self._save,
                 self._progress,
             )
-            self._progress("preparing", 0, 1, "making the candidates")
-            made = list(candidates.of(self._engines, max(60.0, self._request.budget_s)))
-            search.run(made)
+            offered = candidates.of(self._engines, max(_LEAST_RECIPE_S, self._request.budget_s / 2))
+            made = search.run(offered, lambda: candidates.total, end)
         finally:
             arena.close()
         return self._certified(state, made, candidates.refused + _unseen(search.unseen))

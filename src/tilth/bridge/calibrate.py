@@ -141,9 +141,7 @@ def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
     yield group
 
 
-def sizes_of(
-    model: ModelProto, folder: Path, names: Iterable[str], values: Values, load: Load
-) -> dict[str, int]:
+def sizes_of(model: ModelProto, folder: Path, names: Iterable[str], values: Values, load: Load) -> dict[str, int]:
     """Return how many elements each named tensor of the main graph has for one input."""
     asked = {f"tilth_size_{i}": name for i, name in enumerate(names)}
     with closing(_loaded(model, folder, asked, load)) as session:

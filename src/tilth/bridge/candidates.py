@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from tilth.bridge.measure.worker import WorkerFailed
 from tilth.bridge.request import Request
 from tilth.bridge.variants import Kitchen, Variant
-from tilth.core.build import Build, Refusal, Verdict
+from tilth.core.build import Build, Precision, Refusal, Verdict
 from tilth.core.bundle import Refused
 from tilth.core.device import Device
 from tilth.core.errors import MissingError
@@ -23,21 +23,29 @@ class Candidate:
 
 
 class Candidates:
-    """Collects candidates; `refused` holds the reason for each that was not made."""
+    """Collects candidates; `refused` holds the reason for each that was not made, `total` how many were offered."""
 
     def __init__(self, graph: Graph, device: Device, request: Request, kitchen: Kitchen) -> None:
         self._graph, self._device, self._request, self._kitchen = graph, device, request, kitchen
         self.refused: list[Refused] = []
+        self.total = 0
         self._failed: dict[str, WorkerFailed] = {}
 
     def of(self, engines: Mapping[str, Engine], timeout_s: float) -> Iterator[Candidate]:
-        """Yield the candidates of every engine, the engines' own defaults first."""
+        """Yield the candidates of every engine, the engines' own defaults first; `total` bounds how many.
+
+        Each variant is made when its first candidate is due, in at most `timeout_s`.
+        """
         offered = [pair for engine in engines.values() for pair in self._options(engine)]
-        # Stable: plain graphs first, since making a variant takes time that an interrupt should not waste.
-        offered.sort(key=lambda pair: (pair[1].recipe != "plain", pair[1].recipe))
+        # Stable: plain graphs first and what takes calibration last, since an interrupt or a small budget should
+        # find something measured.
+        offered.sort(key=lambda pair: _turn(pair[1]))
+        self.total = len(offered)
+        made: set[str] = set()
         for engine, option in offered:
             candidate = self._candidate(engine, option, timeout_s)
-            if candidate is not None:
+            if candidate is not None and candidate.build.id not in made:
+                made.add(candidate.build.id)
                 yield candidate
 
     def _options(self, engine: Engine) -> list[tuple[Engine, Option]]:
@@ -68,6 +76,9 @@ class Candidates:
         except WorkerFailed as error:
             self._refuse(build.label, Refusal(Verdict.TODO, error.reason), error.last_words)
             return None
+        if variant is None and option.precision is Precision.FP32:
+            # Nothing to make leaner: the same settings on the graph as it is.
+            build, variant = replace(build, recipe="plain"), self._kitchen.plain
         if variant is None:
             self._refuse(build.label, Refusal(Verdict.NEVER, f"recipe `{option.recipe}` changes nothing in this graph"))
             return None
@@ -88,3 +99,7 @@ class Candidates:
 
     def _refuse(self, label: str, refusal: Refusal, last_words: str = "") -> None:
         self.refused.append(Refused(label, (refusal,), self._device.target, last_words))
+
+
+def _turn(option: Option) -> tuple[bool, bool, bool, str]:
+    return (not option.hopeful, option.recipe != "plain", option.precision is not Precision.FP32, option.recipe)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,8 @@ from tilth.ports.arrays import Values
 
 #: Share of the budget for the first look at all candidates, and for the other batch sizes of the finalists.
 _FIRST_SHARE, _BATCH_SHARE = 0.4, 0.2
+#: Share of the budget after which no further candidate is begun, so that those seen can be ranked.
+_LOOK_SHARE = 0.7
 #: A contender this many times slower than the anchor is not timed twice.
 _HOPELESS = 8.0
 _FINALISTS = 3
@@ -90,30 +92,38 @@ class Search:
         """The batch size that ranks: the smallest for latency, the largest for throughput."""
         return self._batches[-1] if self._request.goal == "throughput" else self._batches[0]
 
-    def run(self, candidates: Sequence[Candidate]) -> None:
-        """Look at every candidate, halve until few are left, and time those at the other batch sizes."""
-        end = time.monotonic() + self._request.budget_s
-        self._first_look(candidates, self._request.budget_s * _FIRST_SHARE / max(1, len(candidates)), end)
+    def run(self, candidates: Iterator[Candidate], total: Callable[[], int], end: float) -> list[Candidate]:
+        """Look at every candidate, halve until few are left, and time those at the other batch sizes.
+
+        `candidates` are made as they are asked for, `total` says how many at most, `end` is when the budget ends, of
+        `time.monotonic`. Returns the candidates.
+        """
+        made = self._first_look(candidates, total, end)
         self._halve(end - self._request.budget_s * _BATCH_SHARE)
         if not self.state.batches_done:
             self._other_batches(end)
             self.state.batches_done = True
             self._save(self.state)
+        return made
 
-    def _first_look(self, candidates: Sequence[Candidate], share_s: float, end: float) -> None:
+    def _first_look(self, candidates: Iterator[Candidate], total: Callable[[], int], end: float) -> list[Candidate]:
+        made: list[Candidate] = []
         for number, candidate in enumerate(candidates):
+            made.append(candidate)
             build = candidate.build
-            if time.monotonic() > end and self._may_wait(build):
+            share_s = self._request.budget_s * _FIRST_SHARE / max(1, total())
+            if time.monotonic() > end - self._request.budget_s * (1 - _LOOK_SHARE) and self._may_wait(build):
                 self.unseen.append(build)
                 continue
-            self._progress("measuring", number, len(candidates), build.label)
+            self._progress("measuring", number, total(), build.label)
             contender = Contender(build, candidate.variant.model, candidate.variant.graph.weights_bytes)
             known = self.state.contenders.setdefault(build.id, contender)
             known.model = contender.model
             if build.id not in self.state.sights and build.id not in self.state.refused:
                 self._look(known, share_s)
                 self._save(self.state)
-        self._progress("measuring", len(candidates), len(candidates))
+        self._progress("measuring", 1, 1)
+        return made
 
     def _may_wait(self, build: Build) -> bool:
         """Return whether a build need not be seen after the budget: one agrees, or its engine had its turn."""

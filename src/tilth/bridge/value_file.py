@@ -30,7 +30,7 @@ def write_values(path: Path, values: Values) -> None:
     """Write values to an uncompressed `.npz`.
 
     Raises:
-        InvalidError: a text ends with NUL, which numpy's text cannot hold.
+        InvalidError: a text ends with NUL, which numpy's text cannot hold, or a dtype is not one of numpy's own.
         OSError: the file cannot be written.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
@@ -66,6 +66,12 @@ def read_values(path: Path) -> dict[str, Value]:
 
 
 def _storable(array: Array) -> Array:
+    if array.dtype.kind == "V" or array.dtype.isbuiltin == 2:  # numpy.dtype: 2 is a type that a package added
+        raise InvalidError(
+            f"an array of `{array.dtype}` cannot be written",
+            why="numpy's file format would keep its bytes and forget its type",
+            hint="convert it to a type of numpy's own, such as float32",
+        )
     if array.dtype.kind != "O":
         return np.ascontiguousarray(array) if array.ndim else array
     # ONNX strings come as objects; an `S` array would drop what is not ASCII.

@@ -28,7 +28,7 @@ class Variant:
 
 
 class Kitchen:
-    """Makes variants of one source graph, each once."""
+    """Makes variants of one source graph, each once; `plain` is that graph itself."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Kitchen:
         memory_bytes: int,
         versions: Mapping[str, str],
     ) -> None:
-        self._command, self._plain, self._signature = command, plain, signature
+        self._command, self.plain, self._signature = command, plain, signature
         self._inputs, self._device, self._folder = inputs, device, folder
         self._cache, self._memory_bytes, self._versions = cache, memory_bytes, dict(versions)
         self._made: dict[str, Variant | None] = {"plain": plain}
@@ -64,7 +64,7 @@ class Kitchen:
 
     def _key(self, recipe: str) -> str:
         facts = {
-            "graph": self._plain.graph.digest,
+            "graph": self.plain.graph.digest,
             "recipe": recipe,
             "inputs": self._inputs_digest,
             "versions": self._versions,
@@ -90,7 +90,7 @@ class Kitchen:
         for name in map(checked_digest, record["blobs"]):
             data = self._cache.blob(name)
             if data is None:
-                data = (self._plain.model.parent / name).read_bytes()
+                data = (self.plain.model.parent / name).read_bytes()
             (folder / name).write_bytes(data)
         (folder / graph.digest).rename(folder / "model.onnx")
         return Variant(graph, folder / "model.onnx", record["blobs"])
@@ -103,7 +103,7 @@ class Kitchen:
             reply = worker.call(
                 "derive",
                 timeout_s,
-                model=str(self._plain.model),
+                model=str(self.plain.model),
                 recipe=recipe,
                 inputs=[str(path) for path in self._inputs],
                 signature=to_json(self._signature),
@@ -120,6 +120,6 @@ class Kitchen:
 
     def _keep(self, recipe: str, reply: dict[str, Any], folder: Path) -> None:
         for name in reply["blobs"]:
-            if name not in self._plain.blobs:
+            if name not in self.plain.blobs:
                 self._cache.put_blob(name, (folder / name).read_bytes())
         self._cache.put(self._key(recipe), reply)

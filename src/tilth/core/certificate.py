@@ -15,7 +15,7 @@ class Agreement:
 
     `max_abs` is max |a-b|. `max_rel` is max |a-b| / max(|b|, rms(b)) and `rms_rel` is rms(a-b) / rms(b), the
     largest over outputs and cases, b the golden one. `cosine` is the smallest similarity over float outputs.
-    `decisions` is the share of equal decisions: argmax over the last axis of float outputs of rank 2 and more,
+    `decisions` is the share of equal decisions: argmax over the last axis of float outputs of rank 2, rows of scores,
     equality for the others; `exact` is the share of equal values in outputs that are not floats. `rows` counts
     the rows compared. An infinite error is stored as `INFINITE`, since JSON has none.
     """

@@ -39,11 +39,15 @@ def installed_version(package: str, hint: str) -> str:
 
 @dataclass(frozen=True)
 class Option:
-    """One way in which an engine offers to run a graph: a precision, a recipe of passes, and its own settings."""
+    """One way in which an engine offers to run a graph: a precision, a recipe of passes, and its own settings.
+
+    `hopeful` is False for one that is not expected to win; it is measured last, in the time that is left.
+    """
 
     precision: Precision
     recipe: str = "plain"
     settings: dict[str, Scalar] = field(default_factory=dict)
+    hopeful: bool = True
 
 
 class Session(Protocol):

@@ -16,6 +16,8 @@ from tilth.ports.engine import Option, installed_version
 
 _HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
 _BF16_ISA = frozenset({"avx512_bf16", "amx_bf16"})
+#: Above this many weights one thread was never the fastest.
+_LARGE_BYTES = 16 << 20
 #: Inputs of at least this size are handed over by pointer; below it a copy is cheaper than making a tensor.
 _SHARE_BYTES = 1 << 18
 
@@ -48,17 +50,17 @@ class OpenVinoEngine:
     def options(self, graph: Graph, device: Device, precisions: Sequence[Precision]) -> list[Option]:
         """Offer its default, fixed shapes on all cores and on one, and lower precisions where the chip can."""
         fixed: dict[str, Scalar] = {"shapes": "fixed"}
+        small = device.cores > 1 and graph.weights_bytes <= _LARGE_BYTES
         found = []
         if Precision.FP32 in precisions:
-            found += [Option(Precision.FP32), Option(Precision.FP32, "plain", fixed)]
-            found.append(Option(Precision.FP32, "lean", fixed))
-            if device.cores > 1:
+            found += [Option(Precision.FP32), Option(Precision.FP32, "lean", fixed)]
+            if small:
                 found.append(Option(Precision.FP32, "lean", fixed | {"threads": 1}))
         if Precision.BF16 in precisions and _BF16_ISA & set(device.isa):
             found.append(Option(Precision.BF16, "lean", fixed))
         if Precision.INT8 in precisions:
             found.append(Option(Precision.INT8, "int8", fixed))
-            if device.cores > 1:
+            if small:
                 found.append(Option(Precision.INT8, "int8", fixed | {"threads": 1}))
         return found
 

@@ -20,7 +20,7 @@ _CPU = "CPUExecutionProvider"
 #: the search time.
 _LARGE_BYTES = 16 << 20
 #: Inputs and outputs of one call that are kept in buffers of ours. Above it a copy costs more than a binding saves.
-_BOUND_BYTES = 1 << 20
+_BOUND_BYTES = 1 << 18
 _MOST_SHAPES = 4
 
 _Shapes = tuple[tuple[int, ...], ...]
@@ -57,7 +57,7 @@ class OrtEngine:
         quiet: dict[str, Scalar] = {"spin": False} if large else {"threads": 1}
         found = []
         if Precision.FP32 in precisions:
-            found += [Option(Precision.FP32), Option(Precision.FP32, "plain", shapes | quiet)]
+            found.append(Option(Precision.FP32))
             found += [Option(Precision.FP32, "lean", one) for one in (shapes, shapes | quiet)]
         if Precision.INT8 in precisions:
             found += [Option(Precision.INT8, "int8"), Option(Precision.INT8, "int8", quiet)]

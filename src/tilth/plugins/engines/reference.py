@@ -47,7 +47,7 @@ class ReferenceEngine:
 
     def options(self, graph: Graph, device: Device, precisions: Sequence[Precision]) -> list[Option]:
         """Offer the graph as it is."""
-        return [Option(Precision.FP32)] if Precision.FP32 in precisions else []
+        return [Option(Precision.FP32, hopeful=False)] if Precision.FP32 in precisions else []
 
     def load(self, model: Path, build: Build, device: Device) -> "ReferenceSession":
         """Load an ONNX file.
