@@ -1,17 +1,15 @@
 """Which parts of a model stay float so that its int8 version keeps within an error; measured, part by part."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 from onnx import ModelProto, save_model
 
 from tilth.bridge.agreement import compare
-from tilth.bridge.calibrate import Load, sizes_of
-from tilth.bridge.constants import Constants
+from tilth.bridge.calibrate import Load
 from tilth.bridge.disk import sibling
 from tilth.bridge.int8 import Quantizer
 from tilth.bridge.int8_plan import Site
@@ -48,7 +46,7 @@ def keep_within(
     bench = _Bench(model, folder, inputs, load)
     if not work.sites or bench.error(work.made(work.sites)) <= error:
         return None
-    split = parts(work.sites, _products(work.sites, model, folder, inputs[0], load))
+    split = parts(work.sites, work.products)
     tried = [Part(one.sites, one.products, bench.error(work.made(one.sites)) ** 2) for one in split]
     budget = error**2
     for _ in range(_MOST_TRIES):
@@ -64,9 +62,9 @@ def keep_within(
     return None
 
 
-def parts(sites: Sequence[Site], products: dict[str, int]) -> list[Part]:
+def parts(sites: Sequence[Site], products: Mapping[str, int]) -> list[Part]:
     """Return `sites` in at most 12 parts with about as many products each."""
-    share = sum(products.values()) / _PARTS
+    share = sum(products[site.name] for site in sites) / _PARTS
     found: list[list[Site]] = [[]]
     count = 0
     for site in sites:
@@ -85,16 +83,6 @@ def within(tried: Sequence[Part], budget: float) -> list[Part]:
             break
         kept.remove(worst)
     return kept
-
-
-def _products(sites: Sequence[Site], model: ModelProto, folder: Path, values: Values, load: Load) -> dict[str, int]:
-    constants = Constants(model.graph, folder)
-    sizes = sizes_of(model, folder, [site.name for site in sites], values, load)
-    found = {}
-    for site in sites:
-        shape = constants.shape(site.weight)
-        found[site.name] = sizes[site.name] * int(np.prod(shape)) // shape[site.axis]
-    return found
 
 
 class _Bench:

@@ -1,5 +1,6 @@
 """Which nodes of a graph may run in int8, and which tensors carry 8-bit numbers between them; pure."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,18 +81,22 @@ def make_plan(graph: GraphProto, sites: Iterable[Site], constants: Constants, *,
     plan.tensors = {site.data for site in plan.sites.values()}
     wanted = _wanted(graph, plan.tensors)
     outputs = {value.name for value in graph.output}
-    lone = {name for name, count in uses(graph).items() if count == 1 and name not in outputs}
+    counts = uses(graph)
+    lone = {name for name, count in counts.items() if count == 1 and name not in outputs}
+    # A subgraph reads a value by its name, and behind a dropped node that name is the value before saturation.
+    below = set(counts - Counter(name for node in graph.node for name in node.input))
     movers: set[str] = set()
     for node in graph.node:
         name = node.output[0] if node.output else ""
         if node.domain not in DEFAULT_DOMAINS or not name:
             continue
-        if node.op_type == "Conv" and name in plan.sites:
+        if node.op_type == "Conv" and name in plan.sites and name not in outputs:
+            # At the edge of the graph 256 steps would be all that a caller gets; there the output stays float.
             plan.make(name)
         elif adds and node.op_type == "Add" and _sums(node, plan):
             plan.readers.add(name)
             plan.make(name)
-        elif node.op_type in ("Relu", "Clip") and _saturates(node, plan, lone - movers, constants):
+        elif name not in below and _saturates(node, plan, lone - movers, constants):
             plan.dropped[name] = node.input[0]
             plan.tensors.remove(node.input[0])
             plan.made.remove(node.input[0])
@@ -102,6 +107,13 @@ def make_plan(graph: GraphProto, sites: Iterable[Site], constants: Constants, *,
             plan.share(name, moved)
             movers.add(name)
     return plan
+
+
+def read_by_nobody(graph: GraphProto, plan: Plan) -> set[str]:
+    """Return the convolutions of a plan whose 8-bit output no 8-bit node reads."""
+    read = {name for node in graph.node if set(node.output) & plan.readers for name in node.input}
+    behind = {before: name for name, before in plan.dropped.items()}
+    return {name for name, site in plan.sites.items() if site.op == "Conv" and behind.get(name, name) not in read}
 
 
 def _site(node: NodeProto, constants: Constants) -> Site | None:
@@ -155,7 +167,7 @@ def _saturates(node: NodeProto, plan: Plan, lone: set[str], constants: Constants
     The range is that of the values seen behind the node, with zero in it; so the least value that it lets through
     must not be above zero.
     """
-    if node.input[0] not in plan.made & lone:
+    if node.op_type not in ("Relu", "Clip") or node.input[0] not in plan.made or node.input[0] not in lone:
         return False
     low = node.input[1] if len(node.input) > 1 else ""
     return not low or (low in constants and float(constants.read(low).reshape(-1)[0]) <= 0)

@@ -3,7 +3,7 @@
 from math import prod
 from pathlib import Path
 
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from tilth.bridge.constants import Constants

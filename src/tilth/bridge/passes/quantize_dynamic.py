@@ -119,7 +119,7 @@ class _Writer:
 
 
 def _by_gate(weights: Array) -> tuple[Array, Array]:
-    """Return int8 (directions, inputs, 4 hidden) and scales (directions, 4 hidden) of (directions, 4 hidden, inputs)."""
+    """Return int8 (directions, inputs, gates) and scales (directions, gates) of weights (directions, gates, inputs)."""
     scales = np.stack([weight_scales(one, 0) for one in weights])
     numbers = np.stack([quantise_weights(one, s, 0).T for one, s in zip(weights, scales, strict=True)])
     return np.ascontiguousarray(numbers), scales

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
@@ -41,7 +42,7 @@ class QuantizeStatic(Pass):
         """
         if not self._plan.sites:
             return 0
-        _check_opset(model)
+        check_opset(model)
         constants = Constants(model.graph, self._folder)
         writer = _Writer(constants, self._plan, self._scales, self._means)
         writer.start(model)
@@ -56,6 +57,13 @@ class QuantizeStatic(Pass):
         return len(self._plan.sites)
 
 
+class _Stored(NamedTuple):
+    """Initializers that hold int8 or int32 numbers, their scales and their zero points, and the axis of the scales."""
+
+    names: tuple[str, str, str]
+    axis: int
+
+
 class _Writer:
     """Rewrites the nodes of one graph, first to last."""
 
@@ -65,6 +73,7 @@ class _Writer:
         self._constants, self._plan, self._scales, self._means = constants, plan, scales, means
         self._back: dict[str, str] = {}
         self._params: dict[str, tuple[str, str]] = {}
+        self._stores: dict[tuple[str, int, bytes], _Stored] = {}
         self._outputs: set[str] = set()
         self._behind = {before: name for name, before in plan.dropped.items()}
         self.first: list[NodeProto] = []
@@ -130,11 +139,11 @@ class _Writer:
             scales = floor_for_bias(scales, bias, data)
         numbers = quantise_weights(weights, scales, site.axis)
         bias = self._corrected(site, bias, weights_back(numbers, scales, site.axis) - weights)
-        made = [self._dequantized(node, 1, site.weight, numbers, scales, site.axis)]
+        made = [self._back_to_float(node, 1, self._stored(site.weight, numbers, scales, site.axis))]
         if bias is not None:
             steps = scales.astype(np.float64) * data.scale
             whole = np.rint(bias / steps).clip(-(2**31), 2**31 - 1).astype(np.int32)
-            made.append(self._dequantized(node, 2, site.bias or f"{site.name}_bias", whole, np.float32(steps), 0))
+            made.append(self._back_to_float(node, 2, self._stored(f"{site.name}_bias", whole, steps, 0)))
         return made
 
     def _corrected(self, site: Site, bias: Array | None, error: Array) -> Array | None:
@@ -146,22 +155,30 @@ class _Writer:
         shift = (shift.reshape(site.group, -1, shift.shape[1]) * grouped).sum(axis=2).reshape(-1)
         return np.asarray(-shift if bias is None else bias - shift)
 
-    def _dequantized(
-        self, node: NodeProto, index: int, hint: str, numbers: Array, scales: Array, axis: int
-    ) -> NodeProto:
-        names = [
-            self._constants.add(f"{hint}_int", numbers),
-            self._constants.add(f"{hint}_scale", np.asarray(scales, np.float32)),
-            self._constants.add(f"{hint}_zero", np.zeros(scales.shape, numbers.dtype)),
-        ]
-        back = self._constants.fresh(f"{hint}_back")
-        while len(node.input) <= index:
-            node.input.append("")
+    def _stored(self, hint: str, numbers: Array, scales: Array, axis: int) -> _Stored:
+        key = hint, axis, scales.tobytes()
+        if key not in self._stores:
+            names = (
+                self._constants.add(f"{hint}_int", numbers),
+                self._constants.add(f"{hint}_scale", scales.astype(np.float32)),
+                self._constants.add(f"{hint}_zero", np.zeros(scales.shape, numbers.dtype)),
+            )
+            self._stores[key] = _Stored(names, axis)
+        return self._stores[key]
+
+    def _back_to_float(self, node: NodeProto, index: int, stored: _Stored) -> NodeProto:
+        back = self._constants.fresh(f"{stored.names[0]}_back")
+        node.input.extend([""] * (index + 1 - len(node.input)))
         node.input[index] = back
-        return helper.make_node("DequantizeLinear", names, [back], axis=axis)
+        return helper.make_node("DequantizeLinear", stored.names, [back], axis=stored.axis)
 
 
-def _check_opset(model: ModelProto) -> None:
+def check_opset(model: ModelProto) -> None:
+    """Check that the standard operators that int8 needs are in the model's operator set.
+
+    Raises:
+        UnsupportedError: it is older than 13.
+    """
     version = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     if version < LEAST_OPSET:
         raise UnsupportedError(

@@ -183,7 +183,7 @@ class _Request:
                 tensor = self._tensor(np.require(value, requirements=["C", "W"]), shared_memory=True)
                 request.set_input_tensor(index, tensor)
                 shared.append(tensor)
-        # Started and waited for, a request crosses to another thread and back: 7 of 34 microseconds.
+        # Started and waited for, a request would cross to another thread and back.
         request.infer(share_outputs=True)
         return {name: request.get_output_tensor(i).data.copy() for i, name in enumerate(self._names)}
 

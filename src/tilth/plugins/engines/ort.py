@@ -91,8 +91,8 @@ class OrtEngine:
 class OrtSession:
     """A loaded onnxruntime session, and with `shapes=fixed` one more for each of the first sets of input shapes.
 
-    Small numeric inputs and outputs go through buffers that stay bound to the session: a call then costs a third
-    of what handing arrays over does. Everything else, and every refusal, takes onnxruntime's own way.
+    Small numeric inputs and outputs go through buffers that stay bound to the session, which costs less than handing
+    arrays over at each call. Everything else, and every refusal, takes onnxruntime's own way.
     """
 
     def __init__(self, session: Any, calm: Any, make: _Make | None = None) -> None:
@@ -100,7 +100,7 @@ class OrtSession:
         self._inputs = [given.name for given in session.get_inputs()]
         self._names = [output.name for output in session.get_outputs()]
         self._dims = [list(given.shape) for given in session.get_inputs()]
-        # A call without run options makes them anew, which takes 2 of 14 microseconds.
+        # A call without run options makes them anew.
         self._calm = calm
         self._latest = session
         self._sessions: dict[_Shapes, Any] = {}
@@ -136,8 +136,8 @@ class OrtSession:
     def _handed(self, inputs: Any, shapes: _Shapes) -> dict[str, Value]:
         session = self._session_for(shapes)
         try:
-            # The public `run` re-checks names in Python and can fall back to another provider after a failure.
-            # The inner one does neither, and takes 6 of 22 microseconds off a small model.
+            # The public `run` re-checks names in Python and can fall back to another provider after a failure;
+            # the inner one does neither.
             outputs = dict(zip(self._names, session._sess.run(self._names, inputs, self._calm), strict=True))
         except Exception as error:
             raise InvalidError(
