@@ -1,8 +1,8 @@
 """One contender in a process of its own: loads a model, then times calls when told to.
 
-`python benchmarks/contender.py KIND MODEL FEEDS.npz` with KIND `onnxruntime`, `openvino` (their defaults, called as their
-documentation shows) or `tilth` (a bundle, through the public API). Reads one JSON object a line, `{"seconds": s}`, and
-answers the calls' nanoseconds.
+`python benchmarks/contender.py KIND MODEL FEEDS.npz` with KIND `onnxruntime`, `openvino` (their defaults, called as
+their documentation shows) or `tilth` (a bundle, through the public API). Reads one JSON object a line,
+`{"seconds": s}`, and answers the calls' nanoseconds.
 """
 
 import gc

@@ -74,8 +74,8 @@ def find_sites(graph: GraphProto, constants: Constants) -> list[Site]:
     return [site for node in graph.node if (site := _site(node, constants)) is not None]
 
 
-def make_plan(graph: GraphProto, sites: Iterable[Site], constants: Constants, *, adds: bool = True) -> Plan:
-    """Return what becomes 8-bit when `sites` run in int8; sums of 8-bit tensors stay float without `adds`."""
+def make_plan(graph: GraphProto, sites: Iterable[Site], constants: Constants) -> Plan:
+    """Return what becomes 8-bit when `sites` run in int8: what they read, make, and what sums and moves that."""
     plan = Plan({site.name: site for site in sites})
     plan.readers = set(plan.sites)
     plan.tensors = {site.data for site in plan.sites.values()}
@@ -93,7 +93,7 @@ def make_plan(graph: GraphProto, sites: Iterable[Site], constants: Constants, *,
         if node.op_type == "Conv" and name in plan.sites and name not in outputs:
             # At the edge of the graph 256 steps would be all that a caller gets; there the output stays float.
             plan.make(name)
-        elif adds and node.op_type == "Add" and _sums(node, plan):
+        elif node.op_type == "Add" and _sums(node, plan):
             plan.readers.add(name)
             plan.make(name)
         elif name not in below and _saturates(node, plan, lone - movers, constants):

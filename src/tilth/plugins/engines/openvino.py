@@ -20,6 +20,8 @@ _BF16_ISA = frozenset({"avx512_bf16", "amx_bf16"})
 _LARGE_BYTES = 16 << 20
 #: Inputs of at least this size are handed over by pointer; below it a copy is cheaper than making a tensor.
 _SHARE_BYTES = 1 << 18
+#: Products with scales found at every call run slower in it than in float, so `int8-dynamic` is not among them.
+_INT8 = ("int8", "int8-mixed")
 
 
 class OpenVinoEngine:
@@ -59,9 +61,8 @@ class OpenVinoEngine:
         if Precision.BF16 in precisions and _BF16_ISA & set(device.isa):
             found.append(Option(Precision.BF16, "lean", fixed))
         if Precision.INT8 in precisions:
-            found.append(Option(Precision.INT8, "int8", fixed))
-            if small:
-                found.append(Option(Precision.INT8, "int8", fixed | {"threads": 1}))
+            settings = [fixed, fixed | {"threads": 1}] if small else [fixed]
+            found += [Option(Precision.INT8, recipe, one) for recipe in _INT8 for one in settings]
         return found
 
     def load(self, model: Path, build: Build, device: Device) -> "OpenVinoSession":

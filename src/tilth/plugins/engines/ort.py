@@ -22,6 +22,8 @@ _LARGE_BYTES = 16 << 20
 #: Inputs and outputs of one call that are kept in buffers of ours. Above it a copy costs more than a binding saves.
 _BOUND_BYTES = 1 << 18
 _MOST_SHAPES = 4
+#: Only with output scales does it run convolutions in int8; it alone has an LSTM that finds its scales at every call.
+_INT8 = ("int8", "int8-mixed", "int8-dynamic")
 
 _Shapes = tuple[tuple[int, ...], ...]
 #: Makes a session in which dimensions have the given sizes.
@@ -60,7 +62,7 @@ class OrtEngine:
             found.append(Option(Precision.FP32))
             found += [Option(Precision.FP32, "lean", one) for one in (shapes, shapes | quiet)]
         if Precision.INT8 in precisions:
-            found += [Option(Precision.INT8, "int8"), Option(Precision.INT8, "int8", quiet)]
+            found += [Option(Precision.INT8, recipe, one) for recipe in _INT8 for one in (shapes, shapes | quiet)]
         return found
 
     def load(self, model: Path, build: Build, device: Device) -> "OrtSession":
