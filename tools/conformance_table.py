@@ -8,12 +8,10 @@ import runpy
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-import numpy
-import onnx
 
 from tilth import __version__, wiring
 from tilth.testing.node_tests import NodeCase, bit_difference, node_cases
@@ -76,7 +74,7 @@ def page(date: str) -> str:
 
 def _versions() -> str:
     engines = ", ".join(f"{name} {wiring.engine(name).version()}" for name in ENGINES[:2])
-    return f"tilth {__version__}, onnx {onnx.__version__}, {engines} and numpy {numpy.__version__}"
+    return f"tilth {__version__}, onnx {version('onnx')}, {engines} and numpy {version('numpy')}"
 
 
 def _surveyed(name: str, cases: Iterable[NodeCase]) -> list[Outcome]:

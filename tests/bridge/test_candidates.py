@@ -20,6 +20,8 @@ OTHER = Variant(Graph("b" * 64, {"ai.onnx": 17}, {"Mul": 1}, 1, 0), Path("other.
 
 
 class Kitchen:
+    plain = PLAIN
+
     def __init__(self) -> None:
         self.asked: list[str] = []
 
@@ -58,16 +60,22 @@ def test_an_engine_that_offers_nothing_says_so() -> None:
     assert collected(FaultyEngine(refused=known))[1][0].refusals == known
 
 
-def test_a_recipe_that_changes_nothing_or_crashes_is_a_refusal_and_is_followed_once() -> None:
-    engine = FaultyEngine({"recipe": "broken"}, {"recipe": "broken", "threads": 1}, {"recipe": "nothing"}, {})
-    found, refused, kitchen = collected(engine)
+def test_a_recipe_that_crashes_or_changes_nothing_is_a_refusal_and_is_followed_once() -> None:
+    nothing = {"recipe": "nothing", "precision": "int8"}
+    engine = FaultyEngine({"recipe": "broken"}, {"recipe": "broken", "threads": 1}, nothing, {})
+    found, refused, kitchen = collected(engine, tolerance=0.01)
     assert [c.build.recipe for c in found] == ["plain"]
-    assert [(r.refusals[0].verdict, r.last_words) for r in refused] == [
-        (Verdict.TODO, "its last words"),
-        (Verdict.TODO, "its last words"),
-        (Verdict.NEVER, ""),
+    assert sorted((r.label, r.refusals[0].verdict, r.last_words) for r in refused) == [
+        ("faulty fp32 broken", Verdict.TODO, "its last words"),
+        ("faulty fp32 broken threads=1", Verdict.TODO, "its last words"),
+        ("faulty int8 nothing", Verdict.NEVER, ""),
     ]
     assert kitchen.asked.count("broken") == 1
+
+
+def test_settings_are_tried_on_the_graph_as_it_is_where_a_recipe_changes_nothing() -> None:
+    found, refused, _ = collected(FaultyEngine({}, {"recipe": "nothing"}, {"recipe": "nothing", "threads": 1}))
+    assert sorted(c.build.label for c in found) == ["faulty fp32", "faulty fp32 threads=1"] and not refused
 
 
 def test_plain_graphs_come_first_and_each_engine_keeps_its_order() -> None:

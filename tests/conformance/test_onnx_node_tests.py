@@ -8,7 +8,7 @@ import pytest
 from in_process import in_process
 
 from tilth import wiring
-from tilth.core.errors import TilthError
+from tilth.core.errors import InvalidError, TilthError
 from tilth.testing.node_tests import NodeCase, bit_difference, chunk, node_cases
 from tilth.testing.round_trip import from_bundle, imported, refusal, through_file
 from tilth.testing.survey import Kind, survey
@@ -69,3 +69,9 @@ def test_the_node_tests_are_all_here() -> None:
     """A version of onnx whose tests moved elsewhere must not pass for one that has none."""
     assert len(node_cases()) > 1500
     assert len({case.name for case in node_cases()}) == len(node_cases())
+
+
+def test_a_sample_whose_type_a_file_would_forget_is_not_written(tmp_path: Path) -> None:
+    case = next(case for case in node_cases() if case.name == "test_cast_BFLOAT16_to_FLOAT")
+    with pytest.raises(InvalidError, match="bfloat16"):
+        through_file(case.inputs, tmp_path / "sample.npz")

@@ -23,7 +23,7 @@ from tilth.bridge.search import Progress, Search, State, estimate_limits
 from tilth.bridge.sight import Examiner
 from tilth.bridge.value_file import write_values
 from tilth.bridge.variants import Kitchen, Variant
-from tilth.core.build import Build, Refusal, Verdict
+from tilth.core.build import Build
 from tilth.core.bundle import Choice, Manifest, Refused
 from tilth.core.certificate import Certificate
 from tilth.core.device import Device
@@ -252,12 +252,14 @@ class _Builder:
                 state,
                 self._save,
                 self._progress,
+                end,
             )
-            offered = candidates.of(self._engines, max(_LEAST_RECIPE_S, self._request.budget_s / 2))
-            made = search.run(offered, lambda: candidates.total, end)
+            recipe_s = max(_LEAST_RECIPE_S, self._request.budget_s / 2)
+            offered = candidates.of(self._engines, recipe_s, search.may_wait)
+            made = search.run(offered, lambda: candidates.total)
         finally:
             arena.close()
-        return self._certified(state, made, candidates.refused + _unseen(search.unseen))
+        return self._certified(state, made, candidates.refused)
 
     def _plain(self) -> Variant:
         graph = self._bundle.manifest.graph
@@ -400,8 +402,3 @@ def _values_digest(values: Mapping[str, Value] | None, folder: Path) -> str | No
         path = Path(inside) / "values.npz"
         write_values(path, values)
         return digest_file(path)
-
-
-def _unseen(builds: Sequence[Build]) -> list[Refused]:
-    why = Refusal(Verdict.TODO, "the budget ended before it was measured; give more with `--budget`")
-    return [Refused(b.label, (why,), b.target) for b in builds]

@@ -79,12 +79,9 @@ class Spread:
         """Return the 8-bit scale with the least mean squared error: ends that are rare may be cut."""
         if not self._reach:
             return activation_scale(0.0, 0.0)
-        choices = [activation_scale(self.low * a, self.high * b) for a in _CUTS for b in _CUTS if self._apart(a, b)]
-        return min(choices, key=self.error)
-
-    def _apart(self, a: float, b: float) -> bool:
-        # Without values on one side of zero there is nothing to cut there.
-        return (a == 1.0 or self.low < 0) and (b == 1.0 or self.high > 0)
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        lows, highs = ([end * cut for cut in _CUTS] if end else [end] for end in (low, high))
+        return min((activation_scale(a, b) for a in lows for b in highs), key=self.error)
 
     def error(self, scale: Scale) -> float:
         """Return the mean squared error of rounding to `scale`."""

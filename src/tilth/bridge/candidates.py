@@ -1,6 +1,6 @@
 """Every candidate that the engines offer for a graph on a device, and every refusal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tilth.bridge.measure.worker import WorkerFailed
@@ -12,6 +12,8 @@ from tilth.core.device import Device
 from tilth.core.errors import MissingError
 from tilth.core.graph import Graph
 from tilth.ports.engine import Engine, Option
+
+_NO_TIME = Refusal(Verdict.TODO, "the budget ended before it was measured; give more with `--budget`")
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,13 @@ class Candidates:
         self.total = 0
         self._failed: dict[str, WorkerFailed] = {}
 
-    def of(self, engines: Mapping[str, Engine], timeout_s: float) -> Iterator[Candidate]:
+    def of(
+        self, engines: Mapping[str, Engine], timeout_s: float, may_wait: Callable[[Build], bool] = lambda _: False
+    ) -> Iterator[Candidate]:
         """Yield the candidates of every engine, the engines' own defaults first; `total` bounds how many.
 
-        Each variant is made when its first candidate is due, in at most `timeout_s`.
+        Each variant is made when its first candidate is due, in at most `timeout_s`. A build that `may_wait` when its
+        turn comes is refused for want of time, before anything is made for it.
         """
         offered = [pair for engine in engines.values() for pair in self._options(engine)]
         # Stable: plain graphs first and what takes calibration last, since an interrupt or a small budget should
@@ -43,7 +48,7 @@ class Candidates:
         self.total = len(offered)
         made: set[str] = set()
         for engine, option in offered:
-            candidate = self._candidate(engine, option, timeout_s)
+            candidate = self._candidate(engine, option, timeout_s, may_wait)
             if candidate is not None and candidate.build.id not in made:
                 made.add(candidate.build.id)
                 yield candidate
@@ -62,7 +67,9 @@ class Candidates:
             self.refused.append(Refused(engine.name, tuple(refusals), self._device.target))
         return [(engine, one) for one in options]
 
-    def _candidate(self, engine: Engine, option: Option, timeout_s: float) -> Candidate | None:
+    def _candidate(
+        self, engine: Engine, option: Option, timeout_s: float, may_wait: Callable[[Build], bool]
+    ) -> Candidate | None:
         build = Build(
             graph=self._graph.digest,
             target=self._device.target,
@@ -71,6 +78,9 @@ class Candidates:
             recipe=option.recipe,
             settings=option.settings,
         )
+        if may_wait(build):
+            self._refuse(build.label, _NO_TIME)
+            return None
         try:
             variant = self._variant(option.recipe, timeout_s)
         except WorkerFailed as error:

@@ -66,7 +66,7 @@ class State:
 class Search:
     """One search over candidates of one graph on one device; `save` is called whenever something was learned.
 
-    `unseen` holds the builds that the budget left no time for.
+    `end` is when the budget ends, of `time.monotonic`.
     """
 
     def __init__(
@@ -80,25 +80,26 @@ class Search:
         state: State,
         save: Callable[[State], None],
         progress: Progress,
+        end: float,
     ) -> None:
         self._arena, self._examiner, self._request = arena, examiner, request
         self._signature, self._sample, self._folder = signature, sample, folder
         self.state, self._save, self._progress = state, save, progress
         self._batches = self._batch_sizes()
-        self.unseen: list[Build] = []
+        self._end = end
 
     @property
     def main_batch(self) -> int:
         """The batch size that ranks: the smallest for latency, the largest for throughput."""
         return self._batches[-1] if self._request.goal == "throughput" else self._batches[0]
 
-    def run(self, candidates: Iterator[Candidate], total: Callable[[], int], end: float) -> list[Candidate]:
+    def run(self, candidates: Iterator[Candidate], total: Callable[[], int]) -> list[Candidate]:
         """Look at every candidate, halve until few are left, and time those at the other batch sizes.
 
-        `candidates` are made as they are asked for, `total` says how many at most, `end` is when the budget ends, of
-        `time.monotonic`. Returns the candidates.
+        `candidates` are made as they are asked for, `total` says how many at most. Returns the candidates.
         """
-        made = self._first_look(candidates, total, end)
+        end = self._end
+        made = self._first_look(candidates, total)
         self._halve(end - self._request.budget_s * _BATCH_SHARE)
         if not self.state.batches_done:
             self._other_batches(end)
@@ -106,15 +107,12 @@ class Search:
             self._save(self.state)
         return made
 
-    def _first_look(self, candidates: Iterator[Candidate], total: Callable[[], int], end: float) -> list[Candidate]:
+    def _first_look(self, candidates: Iterator[Candidate], total: Callable[[], int]) -> list[Candidate]:
         made: list[Candidate] = []
         for number, candidate in enumerate(candidates):
             made.append(candidate)
             build = candidate.build
             share_s = self._request.budget_s * _FIRST_SHARE / max(1, total())
-            if time.monotonic() > end - self._request.budget_s * (1 - _LOOK_SHARE) and self._may_wait(build):
-                self.unseen.append(build)
-                continue
             self._progress("measuring", number, total(), build.label)
             contender = Contender(build, candidate.variant.model, candidate.variant.graph.weights_bytes)
             known = self.state.contenders.setdefault(build.id, contender)
@@ -125,10 +123,14 @@ class Search:
         self._progress("measuring", 1, 1)
         return made
 
-    def _may_wait(self, build: Build) -> bool:
-        """Return whether a build need not be seen after the budget: one agrees, or its engine had its turn."""
-        seen = {c.build.engine for c in self.state.contenders.values()}
-        return build.id not in self.state.contenders and (bool(self.state.able) or build.engine in seen)
+    def may_wait(self, build: Build) -> bool:
+        """Return whether there is no time left to begin with a build.
+
+        There is, when none agrees yet and its engine has not had its turn.
+        """
+        if time.monotonic() <= self._end - self._request.budget_s * (1 - _LOOK_SHARE):
+            return False
+        return bool(self.state.able) or build.engine in {c.build.engine for c in self.state.contenders.values()}
 
     def _look(self, contender: Contender, share_s: float) -> None:
         try:

@@ -16,7 +16,7 @@ from tilth.core.graph import Graph
 from tilth.plugins.engines.ort import OrtEngine, OrtSession
 
 ENGINE = OrtEngine()
-SETTINGS: list[dict[str, Scalar]] = [{}, {"shapes": "fixed"}, {"shapes": "fixed", "threads": 1}, {"spin": False}]
+SETTINGS: list[dict[str, Scalar]] = [{}, {"shapes": "fixed"}, {"shapes": "fixed", "threads": 1}]
 
 
 @pytest.fixture(params=SETTINGS, ids=str)

@@ -240,13 +240,19 @@ def _names(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _matched(ports: Sequence[Any], names: list[str]) -> list[str]:
-    """Return the graph's name of each port: where a node falls away, OpenVINO calls an input like an output."""
+    """Return the graph's name of each port.
+
+    OpenVINO leaves out inputs that nothing reads, and calls an input like an output where the node between them falls
+    away; ports keep their order.
+    """
     own = [port.get_any_name() for port in ports]
-    if set(own) == set(names):
+    strange, absent = [name for name in own if name not in names], [name for name in names if name not in own]
+    if not strange:
         return own
-    if len(own) != len(names):
+    if len(strange) != len(absent):
         raise ValueError(f"OpenVINO has {', '.join(own)} where the graph has {', '.join(names)}")
-    return names
+    given = dict(zip(strange, absent, strict=True))
+    return [given.get(name, name) for name in own]
 
 
 def _words(error: Exception) -> str:

@@ -53,16 +53,15 @@ class OrtEngine:
         return []
 
     def options(self, graph: Graph, device: Device, precisions: Sequence[Precision]) -> list[Option]:
-        """Offer the default, fixed shapes and one thread for small graphs, and threads that sleep for large ones."""
-        large = graph.weights_bytes > _LARGE_BYTES
-        shapes: dict[str, Scalar] = {} if large else {"shapes": "fixed"}
-        quiet: dict[str, Scalar] = {"spin": False} if large else {"threads": 1}
+        """Offer the default, and fixed shapes on all cores and on one for small graphs; large ones as they are."""
+        fixed: dict[str, Scalar] = {"shapes": "fixed"}
+        small = graph.weights_bytes <= _LARGE_BYTES
+        settings: list[dict[str, Scalar]] = [fixed, fixed | {"threads": 1}] if small else [{}]
         found = []
         if Precision.FP32 in precisions:
-            found.append(Option(Precision.FP32))
-            found += [Option(Precision.FP32, "lean", one) for one in (shapes, shapes | quiet)]
+            found += [Option(Precision.FP32), *(Option(Precision.FP32, "lean", one) for one in settings)]
         if Precision.INT8 in precisions:
-            found += [Option(Precision.INT8, recipe, one) for recipe in _INT8 for one in (shapes, shapes | quiet)]
+            found += [Option(Precision.INT8, recipe, one) for recipe in _INT8 for one in settings]
         return found
 
     def load(self, model: Path, build: Build, device: Device) -> "OrtSession":
@@ -232,6 +231,8 @@ def _onnxruntime() -> Any:
             why=str(error),
             hint="run `pip install --force-reinstall onnxruntime`",
         ) from None
+    # Some of its builds report usage; what runs here is the user's own business.
+    onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 
@@ -275,8 +276,6 @@ def _options(ort: Any, settings: Mapping[str, Scalar], dims: Mapping[str, int]) 
     if threads:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-    if settings.get("spin") is False:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
