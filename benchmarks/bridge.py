@@ -230,7 +230,8 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TILTH_CACHE"] = str(Path(folder) / "cache")
-        for model in zoo.models(set(options.models) or None):
+        found = {model.name: model for model in zoo.models(set(options.models) or None)}
+        for model in (found[name] for name in options.models or found):
             print(f"{model.name} ...", file=sys.stderr, flush=True)
             inside = Path(folder) / model.name
             inside.mkdir()

@@ -141,7 +141,7 @@ def test_a_sum_that_is_an_output_keeps_its_name(tmp_path: Path) -> None:
     made = quantised(model, tmp_path, rows(4, 16, 30))
     feed = {"x": noise(2, 16, 30, seed=50)}
     assert [value.name for value in made.graph.output] == ["y", "z"]
-    assert error(answers(made, feed), answers(model, feed)) < 0.03
+    assert error(answers(made, feed), answers(model, feed)) < 0.05
 
 
 def test_a_subgraph_sees_what_the_relu_made(tmp_path: Path) -> None:

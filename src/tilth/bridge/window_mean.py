@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -28,12 +29,13 @@ class Window:
         if not self.kernel:
             return np.asarray(values.reshape(-1, values.shape[-1]).mean(axis=0, dtype=np.float64))
         axes = (0, *range(2, values.ndim))
-        found = np.zeros((values.shape[1], *self.kernel))
+        found = np.zeros((*self.kernel, values.shape[1]))
         count = values.shape[0] * np.prod([self._places(axis, n) for axis, n in enumerate(values.shape[2:])])
         for place in itertools.product(*map(range, self.kernel)):
-            part = values[(slice(None), slice(None), *self._slices(place, values.shape[2:]))]
-            found[(slice(None), *place)] = part.sum(axis=axes, dtype=np.float64) / count
-        return found
+            window: Any = (slice(None), slice(None), *self._slices(place, values.shape[2:]))
+            part = values[window]
+            found[place] = part.sum(axis=axes, dtype=np.float64) / count
+        return np.moveaxis(found, -1, 0)
 
     def _places(self, axis: int, size: int) -> int:
         reach = self.dilations[axis] * (self.kernel[axis] - 1) + 1

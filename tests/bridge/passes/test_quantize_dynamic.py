@@ -72,6 +72,11 @@ def test_small_products_stay() -> None:
     untouched(DYNAMIC, made([N("MatMul", ["x", "w"], ["y"])], {"x": ["n", 16]}, ["y"], {"w": noise(16, 16)}))
 
 
+def test_the_last_product_of_a_convolutional_network_stays() -> None:
+    nodes = [N("Conv", ["x", "v"], ["c"]), N("Flatten", ["c"], ["f"]), N("MatMul", ["f", "w"], ["y"])]
+    untouched(DYNAMIC, made(nodes, {"x": ["n", 160, 1]}, ["y"], {"v": noise(160, 160, 1), "w": noise(160, 128)}))
+
+
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 def test_an_lstm(direction: str) -> None:
     ways = 2 if direction == "bidirectional" else 1

@@ -2,6 +2,7 @@
 
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
@@ -66,5 +67,6 @@ def _result(node: NodeProto, constants: Constants, model: ModelProto) -> Array:
     output = helper.make_tensor_value_info(node.output[0], TensorProto.UNDEFINED, None)
     graph = helper.make_graph([node], "fold", kinds, [output])
     single = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    found: Array = ReferenceEvaluator(single).run(None, inputs)[0]
+    outputs: Any = ReferenceEvaluator(single).run(None, inputs)
+    found: Array = outputs[0]
     return found

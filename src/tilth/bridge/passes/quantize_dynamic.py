@@ -1,5 +1,6 @@
 """Runs matrix products and LSTMs in int8 with activation scales that are found at every call."""
 
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ _MICROSOFT = "com.microsoft"
 class QuantizeDynamic(Pass):
     """Turns MatMul and Gemm with constant weights into MatMulInteger, and LSTM into onnxruntime's DynamicQuantizeLSTM.
 
-    Weights become int8 with one scale per output channel; nothing is calibrated.
+    Weights become int8 with one scale per output channel; nothing is calibrated. Convolutions stay, and so do products in
+    a graph of which they are the lesser part.
     """
 
     name = "quantize-dynamic"
@@ -40,7 +42,7 @@ class QuantizeDynamic(Pass):
         """
         constants = Constants(model.graph, self._folder)
         writer = _Writer(constants)
-        sites = {site.name: site for site in find_sites(model.graph, constants) if _pays(site, constants)}
+        sites = {site.name: site for site in _paying(find_sites(model.graph, constants), constants)}
         nodes: list[NodeProto] = []
         for node in model.graph.node:
             name = node.output[0] if node.output else ""
@@ -125,8 +127,13 @@ def _by_gate(weights: Array) -> tuple[Array, Array]:
     return np.ascontiguousarray(numbers), scales
 
 
-def _pays(site: Site, constants: Constants) -> bool:
-    return site.op in ("MatMul", "Gemm") and int(np.prod(constants.shape(site.weight))) >= LEAST_WEIGHTS
+def _paying(sites: list[Site], constants: Constants) -> list[Site]:
+    """Return the products that are large enough; none where convolutions hold most weights and so take most time."""
+    weights = {site.name: prod(constants.shape(site.weight)) for site in sites}
+    products = [site for site in sites if site.op in ("MatMul", "Gemm")]
+    if 2 * sum(weights[site.name] for site in products) < sum(weights.values()):
+        return []
+    return [site for site in products if weights[site.name] >= LEAST_WEIGHTS]
 
 
 def _is_plain_lstm(node: NodeProto, constants: Constants) -> bool:
