@@ -40,8 +40,8 @@ sample as recorded outputs.
 {through}
 
 *Close* are tests whose own bound, an absolute 1e-7 around zero, onnxruntime misses, while it is within 1e-4 of the
-output's root mean square, or for float16 outputs within one step of that type. Tilth judges by the second measure,
-[as everywhere](../adr/0006-relative-error-definition.md), and takes them.
+output's root mean square, or for float16 outputs within `2^-10`, one step of that type. Import judges by
+[the second measure](../adr/0006-relative-error-definition.md), and takes them.
 
 ## By engine
 
@@ -51,7 +51,8 @@ Every engine runs each test in a child process, in full precision and without se
 
 - *agrees*: within the test's own tolerance. *close*: see above.
 - *disagrees*: the outputs differ, and agreement with golden outputs finds it, so that such a build is never chosen.
-- *no bundle*: an input or output of a type that arrays do not have, such as bfloat16 or int4; refused at import.
+- *no bundle*: an input or output of a type that arrays do not have, such as bfloat16 or int4, or an operator of an
+  unknown domain; refused at import.
 - *refused*: the engine says beforehand that it will not run this. *not loaded*, *not run*: it says so later.
 - *crashed*: its process ended. *broken*: it broke the contract of an engine; there must be none.
 

@@ -48,18 +48,26 @@ def keep_within(
         return None
     split = parts(work.sites, work.products)
     tried = [Part(one.sites, one.products, bench.error(work.made(one.sites)) ** 2) for one in split]
-    budget = error**2
+    return _largest(error, tried, work, bench)
+
+
+def _largest(error: float, tried: Sequence[Part], work: Quantizer, bench: "_Bench") -> ModelProto | None:
+    """Return the version with the most products in int8 that was found to keep within `error`."""
+    budget, best, most = error**2, None, 0
+    seen = [list(tried)]
     for _ in range(_MOST_TRIES):
         kept = within(tried, budget)
-        if not kept:
-            return None
+        if not kept or kept in seen:
+            break
+        seen.append(kept)
         made = work.made(list(chain.from_iterable(part.sites for part in kept)))
         found = bench.error(made)
-        if found <= error:
-            return made
-        # Errors of parts do not add up exactly: what they added up to here tells how much to take off.
-        budget = sum(part.squared_error for part in kept) * min(0.9, (error / found) ** 2)
-    return None
+        products = sum(part.products for part in kept)
+        if found <= error and products > most:
+            best, most = made, products
+        # Errors of parts do not add up exactly: what they added up to here tells how much there is room for.
+        budget = sum(part.squared_error for part in kept) * 0.9 * (error / max(found, 1e-12)) ** 2
+    return best
 
 
 def parts(sites: Sequence[Site], products: Mapping[str, int]) -> list[Part]:

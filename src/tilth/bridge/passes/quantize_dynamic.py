@@ -23,8 +23,8 @@ _MICROSOFT = "com.microsoft"
 class QuantizeDynamic(Pass):
     """Turns MatMul and Gemm with constant weights into MatMulInteger, and LSTM into onnxruntime's DynamicQuantizeLSTM.
 
-    Weights become int8 with one scale per output channel; nothing is calibrated. Convolutions stay, and so do products in
-    a graph of which they are the lesser part.
+    Weights become int8 with one scale per output channel; nothing is calibrated. Convolutions stay, and so do the
+    products of a graph in which convolutions hold most weights.
     """
 
     name = "quantize-dynamic"
