@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -241,7 +241,9 @@ class _Builder:
             )
             # A search that goes on compares with what the source reached, not with what it sees first.
             examiner.source_metric = next((s.task.source for s in state.sights.values() if s.task), None)
-            candidates = Candidates(manifest.graph, self._device, self._request, self._kitchen(plain, examiner, child))
+            candidates = Candidates(
+                manifest.graph, self._device, self._request, self._kitchen(plain, examiner, child, arena.close)
+            )
             search = Search(
                 arena,
                 examiner,
@@ -267,7 +269,7 @@ class _Builder:
         beside = {name: size for name, size in graph.weights.items() if (path.parent / name).exists()}
         return Variant(graph, path, beside)
 
-    def _kitchen(self, plain: Variant, examiner: Examiner, memory_bytes: int) -> Kitchen:
+    def _kitchen(self, plain: Variant, examiner: Examiner, memory_bytes: int, make_room: Callable[[], None]) -> Kitchen:
         inputs = examiner.inputs
         if self._request.calibration is not None:
             inputs = [self._folder / "calibration.npz"]
@@ -282,6 +284,7 @@ class _Builder:
             self._tools.cache,
             memory_bytes,
             {"tilth": self._tools.tilth, "ort": _version(self._tools.engines["ort"])},
+            make_room,
         )
 
     def _saved_state(self) -> State:

@@ -1,6 +1,6 @@
 """Variants of the source graph, made by recipes in a child process and kept in the cache."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from tilth.core.signature import Signature
 #: The record of a recipe that changes nothing in a graph.
 _NOTHING = {"changes": 0}
 
+#: Below this, loaded children and one that makes a variant fit side by side anywhere.
+_LARGE_BYTES = 32 << 20
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -28,7 +31,10 @@ class Variant:
 
 
 class Kitchen:
-    """Makes variants of one source graph, each once; `plain` is that graph itself."""
+    """Makes variants of one source graph, each once; `plain` is that graph itself.
+
+    `make_room` is called before a variant of a large graph is made, to end children that hold it.
+    """
 
     def __init__(
         self,
@@ -41,10 +47,12 @@ class Kitchen:
         cache: Cache,
         memory_bytes: int,
         versions: Mapping[str, str],
+        make_room: Callable[[], None] = lambda: None,
     ) -> None:
         self._command, self.plain, self._signature = command, plain, signature
         self._inputs, self._device, self._folder = inputs, device, folder
         self._cache, self._memory_bytes, self._versions = cache, memory_bytes, dict(versions)
+        self._make_room = make_room
         self._made: dict[str, Variant | None] = {"plain": plain}
         self._inputs_digest = [digest_file(path) for path in inputs]
 
@@ -98,6 +106,8 @@ class Kitchen:
     def _derived(self, recipe: str, timeout_s: float) -> Variant | None:
         folder = self._folder / recipe
         folder.mkdir(mode=0o700)
+        if self.plain.graph.weights_bytes > _LARGE_BYTES:
+            self._make_room()
         worker = start(self._command, self._folder / f"{recipe}.log", self._memory_bytes)
         try:
             reply = worker.call(
