@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from tilth.core.version import VERSION
+
 if TYPE_CHECKING:
     from tilth.api import Model, build, import_model, load
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["Model", "__version__", "build", "import_model", "load"]
 
 

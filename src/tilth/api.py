@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tilth import __version__, wiring
+from tilth import wiring
 from tilth.bridge.agreement import Tolerance
 from tilth.bridge.build import Tools, build_file
 from tilth.bridge.bundle_read import open_bundle
@@ -15,6 +15,7 @@ from tilth.bridge.capture_child import frontend_for, loader
 from tilth.bridge.model import Model, load_model
 from tilth.bridge.request import Request, evaluation
 from tilth.core.bundle import Choice, Manifest
+from tilth.core.version import VERSION
 
 __all__ = ["Model", "build", "import_model", "load", "quiet"]
 
@@ -49,7 +50,7 @@ def import_model(
         given,
         sample,
         name=name or Path(out).stem,
-        version=__version__,
+        version=VERSION,
         load=loader(wiring.engine("ort"), wiring.this_device()),
         terms=Terms(Tolerance(rms=tolerance) if tolerance else Tolerance(), nonfinite),
     )
@@ -96,9 +97,7 @@ def build(
         calibration=calibrate,
         evaluation=None if eval_data is None else evaluation(eval_data, max_drop or 0.0),
     )
-    tools = Tools(
-        wiring.engines(), wiring.worker_command("measure"), wiring.worker_command("derive"), Cache(), __version__
-    )
+    tools = Tools(wiring.engines(), wiring.worker_command("measure"), wiring.worker_command("derive"), Cache(), VERSION)
     built = build_file(Path(path), out or path, wiring.this_device(), request, tools, progress or quiet)
     return built.check()
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tilth import __version__, wiring
+from tilth import wiring
 from tilth.bridge.agreement import Tolerance
 from tilth.bridge.build import Built, Tools, build_file
 from tilth.bridge.cache import Cache
@@ -18,6 +18,7 @@ from tilth.cli.progress import shown
 from tilth.cli.quantity import seconds, share, size_bytes, whole_numbers
 from tilth.core.errors import InvalidError
 from tilth.core.record import to_json
+from tilth.core.version import VERSION
 
 
 class Goal(StrEnum):
@@ -77,9 +78,7 @@ def command(
 
 
 def _built(bundle: Path, target: str, request: Request, cache: Cache, as_json: bool) -> Built:
-    tools = Tools(
-        wiring.engines(), wiring.worker_command("measure"), wiring.worker_command("derive"), cache, __version__
-    )
+    tools = Tools(wiring.engines(), wiring.worker_command("measure"), wiring.worker_command("derive"), cache, VERSION)
     with shown(as_json) as progress:
         return build_file(bundle, target, wiring.this_device(), request, tools, progress)
 

@@ -6,7 +6,7 @@ from collections import Counter
 import typer
 from rich.text import Text
 
-from tilth import __version__, wiring
+from tilth import wiring
 from tilth.bridge import machine_facts
 from tilth.bridge.cache import cache_folder
 from tilth.bridge.doctor import Facts, Finding, Level, diagnose
@@ -15,6 +15,7 @@ from tilth.cli.engines import examine
 from tilth.cli.output import AsJson, emit
 from tilth.cli.plain import visible
 from tilth.core.errors import RefusedError
+from tilth.core.version import VERSION
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.ERROR: "bold red"}
 
@@ -45,7 +46,7 @@ def _as_data(findings: list[Finding]) -> list[dict[str, str]]:
 def _versions(facts: Facts) -> dict[str, str]:
     found = {engine.name: engine.version for engine in facts.engines if engine.installed}
     python = ".".join(map(str, facts.python))
-    return found | {"tilth": __version__, "python": python, "system": platform.platform(terse=True)}
+    return found | {"tilth": VERSION, "python": python, "system": platform.platform(terse=True)}
 
 
 def _render(findings: list[Finding]) -> Text:

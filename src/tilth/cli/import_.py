@@ -8,7 +8,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from tilth import __version__, wiring
+from tilth import wiring
 from tilth.bridge.capture_child import Kind
 from tilth.bridge.import_apart import Order, import_apart
 from tilth.cli.output import AsJson, emit
@@ -18,6 +18,7 @@ from tilth.cli.quantity import seconds, share, size_bytes
 from tilth.core.bundle import Manifest
 from tilth.core.errors import InvalidError, MissingError, UntrustedError
 from tilth.core.record import to_json
+from tilth.core.version import VERSION
 
 _CODE = {".joblib", ".pkl", ".pickle", ".pt2"}
 _FOREIGN = {
@@ -69,7 +70,7 @@ def command(
         name=name or Path(target).stem,
         tolerance=share(tolerance) if tolerance else 0.0,
         nonfinite=nonfinite,
-        version=__version__,
+        version=VERSION,
     )
     device = wiring.this_device()
     with shown(as_json) as report:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from tilth import __version__
 from tilth.cli.failure import interrupted, stop_writing, tell
+from tilth.core.version import VERSION
 
 #: Name, module, and the first line of the docstring of the module's function `command`.
 Table = tuple[tuple[str, str, str], ...]
@@ -66,7 +66,7 @@ class Group(TyperGroup):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"tilth {__version__}")
+        typer.echo(f"tilth {VERSION}")
         raise typer.Exit
 
 
