@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tilth.bridge.agreement import FP32_REL, Tolerance, compare
+from tilth.bridge.agreement import FP32_REL, Tolerance, compare, objections
 from tilth.core.build import Precision
 from tilth.core.certificate import INFINITE, Agreement
 
@@ -259,3 +259,14 @@ def test_a_figure_that_is_no_number_never_passes() -> None:
 def test_the_terms_are_written_out() -> None:
     assert str(Tolerance()) == "fp32: relative error <= 0.0001"
     assert "0.02" in str(Tolerance(rms=0.02)) and "0.98" in str(Tolerance(rms=0.02))
+
+
+def test_float16_outputs_are_held_to_a_step_of_their_type_and_others_are_not() -> None:
+    golden = np.array([[1.0, 1.0]])
+    found = golden * (1 + 5e-4)
+    half = [({"y": found.astype(np.float16)}, {"y": golden.astype(np.float16)})]
+    full = [({"y": found.astype(np.float32)}, {"y": golden.astype(np.float32)})]
+    assert objections(half, Tolerance(), Precision.FP32) == []
+    assert objections(full, Tolerance(), Precision.FP32)
+    assert objections([({**half[0][0], "z": found}, {**half[0][1], "z": golden})], Tolerance(), Precision.FP32)
+    assert objections([({"y": half[0][0]["y"] * np.float16(1.01)}, half[0][1])], Tolerance(), Precision.FP32)

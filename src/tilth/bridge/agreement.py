@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,11 @@ from tilth.core.certificate import INFINITE, Agreement
 from tilth.ports.arrays import Array, Value
 
 FP32_REL = 1e-4
+#: The step from 1 to the next float16. A bound below it would ask outputs of that type for equality.
+_HALF_STEP = 2.0**-10
+
+#: Outputs of a build, and the golden ones.
+Pair = tuple[Mapping[str, Value], Mapping[str, Value]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,29 @@ def _rms_objections(agreement: Agreement, rms: float) -> list[str]:
     return found
 
 
-def compare(pairs: Sequence[tuple[Mapping[str, Value], Mapping[str, Value]]]) -> Agreement:
+def objections(pairs: Sequence[Pair], tolerance: Tolerance, precision: Precision) -> list[str]:
+    """Return every reason why outputs are too far from golden ones; empty when they are not.
+
+    Outputs that the source framework gave as float16 are held to one step of that type where the bound is finer.
+    """
+    half = {name for _, golden in pairs for name, value in golden.items() if _is_half(value)}
+    if not half:
+        return tolerance.objections(compare(pairs), precision)
+    wider = replace(tolerance, rel=max(tolerance.rel, _HALF_STEP))
+    finer, coarser = ([(found, _only(golden, half, inside)) for found, golden in pairs] for inside in (False, True))
+    return tolerance.objections(compare(finer), precision) + wider.objections(compare(coarser), precision)
+
+
+def _is_half(value: Value) -> bool:
+    items = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(item, np.ndarray) and item.dtype == np.float16 for item in items)
+
+
+def _only(values: Mapping[str, Value], names: set[str], inside: bool) -> dict[str, Value]:
+    return {name: value for name, value in values.items() if (name in names) is inside}
+
+
+def compare(pairs: Sequence[Pair]) -> Agreement:
     """Return the agreement of outputs with golden outputs over cases, each a pair (build's, golden).
 
     NaN agrees with NaN and an infinity with itself; anything else beside them is an infinite error. A missing output,

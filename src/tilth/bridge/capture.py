@@ -4,13 +4,13 @@ import datetime
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tilth.bridge.agreement import Tolerance, compare
+from tilth.bridge.agreement import Tolerance, compare, objections
 from tilth.bridge.arrays import encode_value
 from tilth.bridge.batch import resized, rows
 from tilth.bridge.blob import BlobSource, bytes_of, sizes_of
@@ -31,8 +31,6 @@ from tilth.ports.frontend import Capture, Frontend
 #: Golden inputs and outputs beyond this cost every candidate more time than they add evidence; rows are cut.
 MOST_GOLDEN_BYTES = 4 << 20
 _GOLDEN_ROWS = 256
-#: The step from 1 to the next float16. A bound below it would ask outputs of that type for equality.
-_HALF_STEP = 2.0**-10
 
 Pair = tuple[dict[str, Value], dict[str, Value]]
 
@@ -216,33 +214,14 @@ def _proven(session: Session, pairs: list[Pair], tolerance: Tolerance) -> Agreem
         raise UnsupportedError(
             "the captured graph does not run", why=error.why or error.what, hint="export it for another batch or opset"
         ) from None
-    objections = _objections(ran, tolerance)
-    if objections:
+    found = objections(ran, tolerance, Precision.FP32)
+    if found:
         raise RefusedError(
             "the captured graph answers differently from the source framework",
-            why="; ".join(objections),
+            why="; ".join(found),
             hint="look at the exporter's options; `--tolerance 1%` accepts a larger difference",
         )
     return compare(ran)
-
-
-def _objections(ran: list[Pair], tolerance: Tolerance) -> list[str]:
-    half = {name for _, golden in ran for name, value in golden.items() if _is_half(value)}
-    finer, coarser = ([(found, _only(golden, half, inside)) for found, golden in ran] for inside in (False, True))
-    objections = tolerance.objections(compare(finer), Precision.FP32)
-    if half:
-        wider = replace(tolerance, rel=max(tolerance.rel, _HALF_STEP))
-        objections += wider.objections(compare(coarser), Precision.FP32)
-    return objections
-
-
-def _is_half(value: Value) -> bool:
-    items = value if isinstance(value, list | tuple) else [value]
-    return any(isinstance(item, np.ndarray) and item.dtype == np.float16 for item in items)
-
-
-def _only(values: Values, names: set[str], inside: bool) -> dict[str, Value]:
-    return {name: value for name, value in values.items() if (name in names) is inside}
 
 
 def _assembled(

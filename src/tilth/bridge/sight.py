@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilth.bridge.agreement import compare
+from tilth.bridge.agreement import compare, objections
 from tilth.bridge.measure.arena import Arena, Contender
 from tilth.bridge.measure.worker import Worker, WorkerFailed
 from tilth.bridge.request import Evaluation, Request
@@ -78,20 +78,20 @@ class Examiner:
         found = [(self._run(worker, path, 0), golden) for path, golden in zip(self._inputs, self._golden, strict=True)]
         agreement = compare(found)
         placement = _read_placement(worker.call("placement", limit_s))
-        objections = self._request.tolerance.objections(agreement, contender.build.precision)
+        reasons = objections(found, self._request.tolerance, contender.build.precision)
         task = None
         if self._request.evaluation is not None:
-            task = self._task(worker, self._request.evaluation, contender.build.precision, objections)
-            objections = _task_objections(task, self._request.evaluation)
+            task = self._task(worker, self._request.evaluation, contender.build.precision, reasons)
+            reasons = _task_objections(task, self._request.evaluation)
         if placement.fallback_share > 0:
             share, where = placement.fallback_share, ", ".join(placement.nodes)
-            objections = [*objections, f"{share:.0%} of its nodes are not on {placement.asked} but on {where}"]
+            reasons = [*reasons, f"{share:.0%} of its nodes are not on {placement.asked} but on {where}"]
         memory = worker.call("memory", limit_s)
         contender.peak_memory_bytes = memory["peak_bytes"]
         contender.load_memory_bytes = max(contender.load_memory_bytes, memory["grown_bytes"])
         return Sight(
             agreement=agreement,
-            objections=tuple(objections),
+            objections=tuple(reasons),
             placement=placement,
             load_ms=round(contender.load_ms, 3),
             load_memory_bytes=contender.load_memory_bytes,
