@@ -17,9 +17,6 @@ from tilth.core.signature import Signature
 #: The record of a recipe that changes nothing in a graph.
 _NOTHING = {"changes": 0}
 
-#: Below this, loaded children and one that makes a variant fit side by side anywhere.
-_LARGE_BYTES = 32 << 20
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -33,7 +30,7 @@ class Variant:
 class Kitchen:
     """Makes variants of one source graph, each once; `plain` is that graph itself.
 
-    `make_room` is called before a variant of a large graph is made, to end children that hold it.
+    `make_room` is called before a variant is made, to end children whose memory it needs.
     """
 
     def __init__(
@@ -106,8 +103,7 @@ class Kitchen:
     def _derived(self, recipe: str, timeout_s: float) -> Variant | None:
         folder = self._folder / recipe
         folder.mkdir(mode=0o700)
-        if self.plain.graph.weights_bytes > _LARGE_BYTES:
-            self._make_room()
+        self._make_room()
         worker = start(self._command, self._folder / f"{recipe}.log", self._memory_bytes)
         try:
             reply = worker.call(

@@ -102,9 +102,18 @@ def _error(value: float) -> str:
 
 
 def _refusals(manifest: Manifest, target: str) -> list[Text]:
-    found = [r for r in manifest.refused if r.target == target]
-    lines = [f"  {r.label}: {'; '.join(f'{x.reason} ({x.verdict.value})' for x in r.refusals)}" for r in found]
+    labels: dict[str, list[str]] = {}
+    for refused in manifest.refused:
+        if refused.target == target:
+            reason = "; ".join(f"{one.reason} ({one.verdict.value})" for one in refused.refusals)
+            labels.setdefault(reason, []).append(refused.label)
+    lines = [f"  {_several(names)}: {reason}" for reason, names in labels.items()]
     return [Text("refused:"), *(Text(visible(line)[:400]) for line in lines)] if lines else []
+
+
+def _several(labels: list[str]) -> str:
+    """Return one label, or the first and how many more share its fate."""
+    return labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more"
 
 
 def _verdict(manifest: Manifest, choice: Choice | None, path: str) -> list[Text]:
