@@ -1,6 +1,6 @@
 """The main job, start to end: train a model, import it, build it, see why one build won, run it, compare the answers.
 
-Run it with `make demo`. It takes about two minutes and writes into `out/`.
+Run it with `make demo`; it writes into `out/`.
 """
 
 import os
