@@ -4,6 +4,8 @@ import threading
 import time
 from pathlib import Path
 
+from tilth.bridge.measure.worker import memory_bytes
+
 
 class PeakMemory:
     """Samples the process tree below `pid` every 50 ms between `start` and `stop`."""
@@ -27,7 +29,7 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while not self._stop.is_set():
-            self.peak_bytes = max(self.peak_bytes, sum(map(_pss_bytes, _tree(self._pid))))
+            self.peak_bytes = max(self.peak_bytes, sum(map(memory_bytes, _tree(self._pid))))
             time.sleep(0.05)
 
 
@@ -42,13 +44,3 @@ def _tree(pid: int) -> list[int]:
             except OSError:
                 continue
     return found
-
-
-def _pss_bytes(pid: int) -> int:
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        return 0
-    return 0
