@@ -116,8 +116,9 @@ class FaultyEngine:
     def options(self, graph: Graph, device: Device, precisions: Sequence[Precision]) -> list[Option]:
         made = []
         for item in self._settings:
-            rest = {key: value for key, value in item.items() if key not in ("precision", "recipe")}
-            made.append(Option(Precision(item.get("precision", "fp32")), item.get("recipe", "plain"), rest))
+            rest = {key: value for key, value in item.items() if key not in ("precision", "recipe", "instead_of")}
+            precision, recipe = Precision(item.get("precision", "fp32")), item.get("recipe", "plain")
+            made.append(Option(precision, recipe, rest, instead_of=item.get("instead_of", "")))
         return [option for option in made if option.precision in precisions]
 
     def load(self, model: Path, build: Build, device: Device) -> FaultySession:

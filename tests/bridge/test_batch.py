@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tilth.bridge.batch import resized, row_of, rows
+from tilth.bridge.batch import in_pieces, joined, resized, row_of, rows
 from tilth.core.errors import InvalidError
 from tilth.core.signature import Signature, TensorSpec
 
@@ -66,3 +66,30 @@ def test_a_graph_without_a_batch_has_one_row() -> None:
 
 def test_a_value_without_the_rank_of_its_batch_counts_as_one_row() -> None:
     assert rows({"t": np.ones(3)}, SIGNATURE) == 1
+
+
+OUTPUTS = (TensorSpec("y", "float32", ("batch", 2)), TensorSpec("u", "int64", ("time", "batch")))
+
+
+@given(st.integers(1, 20), st.integers(1, 9))
+def test_pieces_joined_are_what_they_were_cut_from_on_whatever_axis_the_batch_is(count: int, most: int) -> None:
+    signature = Signature(SIGNATURE.inputs, OUTPUTS)
+    given = values(count)
+    pieces = in_pieces(given, signature, most)
+    assert len(pieces) == -(-count // most) and all(rows(piece, signature) <= most for piece in pieces)
+    whole = joined([{"y": piece["x"], "u": piece["t"]} for piece in pieces], signature)
+    assert np.array_equal(whole["y"], given["x"]) and np.array_equal(whole["u"], given["t"])
+
+
+def test_rows_that_cannot_be_told_apart_in_an_output_stay_together() -> None:
+    summed = TensorSpec("total", "float32", ())
+    assert len(in_pieces(values(9), Signature(SIGNATURE.inputs, (*OUTPUTS, summed)), 2)) == 1
+    fixed = Signature((TensorSpec("x", "float32", (9, 2)),), (TensorSpec("y", "float32", (9, 2)),))
+    assert len(in_pieces({"x": np.zeros((9, 2))}, fixed, 2)) == 1
+
+
+@pytest.mark.parametrize("last", [{"y": np.zeros((1, 3))}, {"z": np.zeros((1, 2))}, {"y": np.array(1)}])
+def test_outputs_that_change_shape_from_piece_to_piece_are_refused(last: dict[str, Any]) -> None:
+    signature = Signature(SIGNATURE.inputs, OUTPUTS[:1])
+    with pytest.raises(InvalidError, match="do not fit together"):
+        joined([{"y": np.zeros((2, 2))}, last], signature)

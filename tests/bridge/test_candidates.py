@@ -1,5 +1,6 @@
 """Candidates: every engine is asked, and nothing that will not run is dropped in silence."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from tilth.bridge.candidates import Candidate, Candidates
 from tilth.bridge.measure.worker import WorkerFailed
 from tilth.bridge.request import Request
 from tilth.bridge.variants import Variant
-from tilth.core.build import Refusal, Verdict
+from tilth.core.build import Build, Precision, Refusal, Verdict
 from tilth.core.bundle import Refused
+from tilth.core.device import Device
 from tilth.core.graph import Graph
+from tilth.ports.engine import Option
 
 GRAPH = Graph("a" * 64, {"ai.onnx": 17}, {"Add": 1}, 1, 0)
 PLAIN = Variant(GRAPH, Path("plain.onnx"), {})
@@ -35,7 +38,7 @@ class Kitchen:
 def collected(*engines: FaultyEngine, tolerance: float | None = None) -> tuple[list[Candidate], list[Refused], Kitchen]:
     kitchen: Any = Kitchen()
     made = Candidates(GRAPH, DEVICE, Request(tolerance=Tolerance(rms=tolerance)), kitchen)
-    return list(made.of({engine.name: engine for engine in engines}, 10)), made.refused, kitchen
+    return list(made.of({engine.name: engine for engine in engines}, lambda: 10)), made.refused, kitchen
 
 
 def test_an_engine_that_is_not_installed_is_refused_with_what_to_do() -> None:
@@ -89,4 +92,41 @@ def test_plain_graphs_come_first_and_each_engine_keeps_its_order() -> None:
 def test_lower_precision_is_offered_only_when_allowed() -> None:
     engine = FaultyEngine({}, {"precision": "bf16"}, {"precision": "int8"})
     assert [c.build.precision for c in collected(engine)[0]] == ["fp32"]
-    assert [c.build.precision for c in collected(engine, tolerance=0.01)[0]] == ["fp32", "bf16", "int8"]
+    assert [c.build.precision for c in collected(engine, tolerance=0.01)[0]] == ["fp32", "int8", "bf16"]
+
+
+def test_a_lower_precision_without_a_recipe_that_helps_runs_the_graph_as_it_is() -> None:
+    engine = FaultyEngine({}, {"recipe": "nothing", "precision": "bf16"})
+    found, refused, _ = collected(engine, tolerance=0.01)
+    assert [c.build.label for c in found] == ["faulty fp32", "faulty bf16"] and not refused
+
+
+def test_what_is_objected_to_is_refused_before_anything_is_made_for_it() -> None:
+    kitchen: Any = Kitchen()
+    made = Candidates(GRAPH, DEVICE, Request(), kitchen)
+    objection = Refusal(Verdict.TODO, "not now")
+    engine = FaultyEngine({}, {"recipe": "other"})
+    objected = made.of({"faulty": engine}, lambda: 10, lambda build, option: objection if build.recipe else None)
+    assert [c.build.recipe for c in objected] == [] and kitchen.asked == []
+    assert [r.refusals for r in made.refused] == [(objection,)] * 2
+
+
+def test_the_recipe_that_stands_in_for_another_comes_after_it_and_before_what_promises_less() -> None:
+    class Mixing(FaultyEngine):
+        def options(self, graph: Graph, device: Device, precisions: Sequence[Precision]) -> list[Option]:
+            return [
+                Option(Precision.FP32, "other"),
+                Option(Precision.INT8, "amended", instead_of="other"),
+                Option(Precision.INT8, "other"),
+                Option(Precision.FP32),
+            ]
+
+    asked: list[str] = []
+    made = Candidates(GRAPH, DEVICE, Request(tolerance=Tolerance(rms=0.1)), Kitchen())  # type: ignore[arg-type]
+
+    def note(build: Build, option: Option) -> Refusal:
+        asked.append(f"{build.label} {option.instead_of}".strip())
+        return Refusal(Verdict.TODO, "not now")
+
+    assert not list(made.of({"faulty": Mixing()}, lambda: 10, note))
+    assert asked == ["faulty fp32", "faulty int8 other", "faulty int8 amended other", "faulty fp32 other"]

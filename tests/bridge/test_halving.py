@@ -5,7 +5,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tilth.bridge.halving import halve, rounds
+from tilth.bridge.halving import decided, halve, rounds
 from tilth.bridge.measure.timing import Samples, quantile
 
 _ratios = st.lists(st.integers(50, 5000), min_size=1, max_size=7)
@@ -33,6 +33,14 @@ def test_those_who_go_are_told_how_far_behind_they_were() -> None:
     verdict = halve({"a": samples(1), "b": samples(1), "c": samples(2), "d": samples(3)})
     assert verdict.survivors == ("a", "b")
     assert verdict.dropped["d"].startswith("3.00 ")
+
+
+def test_it_is_decided_only_when_no_block_of_a_slower_one_came_near_the_fastest() -> None:
+    fast = samples(*[1.0] * 6)
+    assert decided({"a": fast, "b": samples(*[1.1] * 6), "c": samples(*[2.0] * 9)})
+    assert not decided({"a": fast, "b": samples(*[1.1] * 5, 1.01)}), "one block came near"
+    assert not decided({"a": fast, "b": samples(*[2.0] * 3)}), "three blocks are few"
+    assert not decided({"a": samples(1.0, 1.0), "b": samples(*[2.0] * 9)})
 
 
 def test_two_stay_whatever_happens() -> None:

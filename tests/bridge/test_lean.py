@@ -55,7 +55,7 @@ def _answers(path: Path, x: "np.ndarray[tuple[int, int], np.dtype[np.float32]]")
 def test_a_pipeline_with_weights_outside_comes_down_to_three_nodes(tmp_path: Path) -> None:
     onnx.save_model(_pipeline(), tmp_path / "a.onnx", save_as_external_data=True, size_threshold=1024, location="w.bin")
     model = onnx.load(tmp_path / "a.onnx", load_external_data=False)
-    assert RECIPES["lean"](model, tmp_path, [], lambda path: None) > 0  # type: ignore[arg-type, return-value]
+    assert RECIPES["lean"](model, tmp_path, [], lambda path: None, 0.1) > 0  # type: ignore[arg-type, return-value]
     assert [node.op_type for node in model.graph.node] == ["Gemm", "Softmax", "ArgMax"]
     onnx.checker.check_model(model.SerializeToString())
     onnx.save_model(model, tmp_path / "b.onnx")

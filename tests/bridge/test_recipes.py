@@ -45,7 +45,7 @@ def test_a_recipe_that_changes_something_keeps_the_answers(recipe: str, kind: st
     shape = (3, 9, 9) if kind == "images" else (7, 64)
     source = residual() if kind == "images" else transformer_like()
     model, feed = stored(source, tmp_path), {"x": noise(3, *shape, seed=50)}
-    changes = RECIPES[recipe](model, tmp_path, rows(8, *shape), Loads())
+    changes = RECIPES[recipe](model, tmp_path, rows(8, *shape), Loads(), 0.05)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "weights"]
     if changes:
         split(model, tmp_path)  # what it wrote can be bundled
@@ -56,7 +56,7 @@ def test_a_recipe_that_changes_something_keeps_the_answers(recipe: str, kind: st
 def test_a_network_without_weights_has_no_int8_form(tmp_path: Path) -> None:
     model = network([N("Add", ["x", "x"], ["s"]), N("Tanh", ["s"], ["y"])], {"x": ["batch", 4]}, {"y": 2}, {})
     for recipe in ("int8", "int8-mixed", "int8-dynamic"):
-        assert RECIPES[recipe](model, tmp_path, rows(2, 4), Loads()) == 0
+        assert RECIPES[recipe](model, tmp_path, rows(2, 4), Loads(), 0.05) == 0
 
 
 def test_normalised_convolutions_are_folded_before_they_are_rounded(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_normalised_convolutions_are_folded_before_they_are_rounded(tmp_path: Pa
     constants["variance"] = np.abs(noise(16, seed=4)) + np.float32(0.5)
     source = network(nodes, {"x": ["batch", 3, 9, 9]}, {"y": 4}, constants)
     model = stored(source, tmp_path)
-    assert RECIPES["int8"](model, tmp_path, rows(8, 3, 9, 9), Loads()) == 2
+    assert RECIPES["int8"](model, tmp_path, rows(8, 3, 9, 9), Loads(), 0.05) == 2
     assert {"BatchNormalization", "Relu"}.isdisjoint(ops(model))
     feed = {"x": noise(2, 3, 9, 9, seed=50)}
     assert error(answered(model, tmp_path, feed), answers(source, feed)) < 0.06

@@ -169,6 +169,32 @@ def test_a_tiny_budget_still_gives_a_result_and_names_what_it_left_out(search: S
     assert [why for why in refusals(built.result).values() if "the budget ended before" in why] != []
 
 
+@pytest.mark.parametrize("late", [{"fault": "hang", "when": "load"}, {"fault": "hang", "when": 1}])
+def test_a_search_ends_with_its_budget_whatever_a_late_candidate_does(search: Search, late: dict[str, Any]) -> None:
+    began = time.monotonic()
+    built = search(FaultyEngine({"delay_us": 500}, late), request=replace(QUICK, budget_s=3.0))
+    assert time.monotonic() - began < 3.0 + 2.5, "the budget, and starting and ending children on a busy machine"
+    assert winner(built) == "delay_us=500"
+    assert list(refusals(built.result).values()) == [
+        "the budget ended before it was measured; give more with `--budget`"
+    ]
+
+
+def test_a_batch_that_would_outlast_the_budget_is_not_measured(search: Search) -> None:
+    request = Request(budget_s=2.0, batches=(1, 10_000))
+    built = search(FaultyEngine({"delay_us": 2000}), request=request)
+    assert [t.batch for t in built.result.certificates[0].timings] == [1]
+
+
+def test_what_stands_in_for_another_is_measured_only_when_no_build_of_that_agrees(search: Search) -> None:
+    stand_in = {"precision": "int8", "instead_of": "plain", "delay_us": 100}
+    request = replace(LONG, tolerance=Tolerance(rms=0.1))
+    built = search(FaultyEngine({"delay_us": 900}, stand_in), request=request)
+    assert "`faulty fp32 delay_us=900` agrees" in refusals(built.result)["faulty int8 delay_us=100"]
+    built = search(FaultyEngine({"delay_us": 900, "error": 9.0}, stand_in), request=request, fresh=True)
+    assert labels(built.result)[built.check().build] == "faulty int8 delay_us=100"
+
+
 def test_a_tiny_budget_goes_on_to_another_engine_until_one_agrees(search: Search) -> None:
     built = search(
         FaultyEngine({"fault": "exit"}, {"delay_us": 1}, name="first"),

@@ -1,4 +1,6 @@
-"""The batch of named values: how many rows there are, and the same rows at another batch size."""
+"""The batch of named values: how many rows there are, the same rows at another batch size, and in pieces."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -45,6 +47,34 @@ def row_of(values: Values, signature: Signature, row: int) -> dict[str, Value]:
     """Return one row of `values`, as a batch of one."""
     axes = {spec.name: _axis(spec) for spec in signature.inputs}
     return {name: _taken(value, axes.get(name), np.array([row])) for name, value in values.items()}
+
+
+def in_pieces(values: Values, signature: Signature, most: int) -> list[dict[str, Value]]:
+    """Return `values` as pieces of at most `most` rows; as one where rows of the outputs cannot be told apart."""
+    count = rows(values, signature)
+    if not signature.dynamic_batch or any(_axis(spec) is None for spec in signature.outputs) or count <= most:
+        return [dict(values)]
+    axes = {spec.name: _axis(spec) for spec in signature.inputs}
+    groups = [np.arange(start, min(start + most, count)) for start in range(0, count, most)]
+    return [{name: _taken(value, axes.get(name), group) for name, value in values.items()} for group in groups]
+
+
+def joined(pieces: Sequence[Values], signature: Signature) -> dict[str, Value]:
+    """Return outputs of `in_pieces` as those of all rows.
+
+    Raises:
+        InvalidError: an output has another shape in one piece than in the others, or is no array.
+    """
+    if len(pieces) == 1:
+        return dict(pieces[0])
+    axes = {spec.name: _axis(spec) for spec in signature.outputs}
+    try:
+        return {
+            name: np.concatenate([np.asarray(piece[name]) for piece in pieces], axis=axes.get(name) or 0)
+            for name in pieces[0]
+        }
+    except (KeyError, ValueError) as error:
+        raise InvalidError("outputs of several batches do not fit together", why=str(error)) from None
 
 
 def _size(value: Value, axis: int) -> int:

@@ -36,8 +36,10 @@ from tilth.ports.engine import Engine
 
 #: How often a bundle may be replaced by others between reading and writing.
 _MOST_TRIES = 5
-#: Time for one recipe, when half of the budget is less.
-_LEAST_RECIPE_S = 10.0
+#: What `int8-mixed` aims for on calibration inputs, as a share of the tolerance: other inputs may come out worse.
+_MIXED_SHARE = 0.75
+#: Its aim where a task metric decides and nobody named an error.
+_MIXED_ERROR = 0.05
 
 
 @dataclass(frozen=True)
@@ -232,13 +234,7 @@ class _Builder:
         )
         arena = Arena(self._tools.measure, self._folder, self._device, limits)
         try:
-            examiner = Examiner(
-                arena,
-                self._folder,
-                self._golden,
-                self._request,
-                dynamic_batch=manifest.signature.dynamic_batch,
-            )
+            examiner = Examiner(arena, self._folder, self._golden, self._request, manifest.signature)
             # A search that goes on compares with what the source reached, not with what it sees first.
             examiner.source_metric = next((s.task.source for s in state.sights.values() if s.task), None)
             candidates = Candidates(
@@ -256,8 +252,7 @@ class _Builder:
                 self._progress,
                 end,
             )
-            recipe_s = max(_LEAST_RECIPE_S, self._request.budget_s / 2)
-            offered = candidates.of(self._engines, recipe_s, search.may_wait)
+            offered = candidates.of(self._engines, search.recipe_s, search.why_not)
             made = search.run(offered, lambda: candidates.total)
         finally:
             arena.close()
@@ -274,6 +269,7 @@ class _Builder:
         if self._request.calibration is not None:
             inputs = [self._folder / "calibration.npz"]
             write_values(inputs[0], self._request.calibration)
+        rms = self._request.tolerance.rms
         return Kitchen(
             self._tools.derive,
             plain,
@@ -285,6 +281,7 @@ class _Builder:
             memory_bytes,
             {"tilth": self._tools.tilth, "ort": _version(self._tools.engines["ort"])},
             make_room,
+            error=_MIXED_ERROR if rms is None else rms * _MIXED_SHARE,
         )
 
     def _saved_state(self) -> State:

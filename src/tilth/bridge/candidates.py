@@ -13,7 +13,10 @@ from tilth.core.errors import MissingError
 from tilth.core.graph import Graph
 from tilth.ports.engine import Engine, Option
 
-_NO_TIME = Refusal(Verdict.TODO, "the budget ended before it was measured; give more with `--budget`")
+#: The lower the precision, the faster; an interrupt or a small budget should find what promises most measured.
+_PROMISE = (Precision.INT8, Precision.BF16, Precision.FP16, Precision.FP32)
+#: Says why a build is not to be made, or None when it is.
+WhyNot = Callable[[Build, Option], Refusal | None]
 
 
 @dataclass(frozen=True)
@@ -34,21 +37,22 @@ class Candidates:
         self._failed: dict[str, WorkerFailed] = {}
 
     def of(
-        self, engines: Mapping[str, Engine], timeout_s: float, may_wait: Callable[[Build], bool] = lambda _: False
+        self,
+        engines: Mapping[str, Engine],
+        recipe_s: Callable[[], float],
+        why_not: WhyNot = lambda build, option: None,
     ) -> Iterator[Candidate]:
         """Yield the candidates of every engine, the engines' own defaults first; `total` bounds how many.
 
-        Each variant is made when its first candidate is due, in at most `timeout_s`. A build that `may_wait` when its
-        turn comes is refused for want of time, before anything is made for it.
+        Each variant is made when its first candidate is due, in at most the seconds that `recipe_s` answers then. A
+        build that `why_not` objects to when its turn comes is refused before anything is made for it.
         """
         offered = [pair for engine in engines.values() for pair in self._options(engine)]
-        # Stable: plain graphs first and what takes calibration last, since an interrupt or a small budget should
-        # find something measured.
-        offered.sort(key=lambda pair: _turn(pair[1]))
+        offered.sort(key=lambda pair: _turn(pair[1]))  # stable: engines keep their order
         self.total = len(offered)
         made: set[str] = set()
         for engine, option in offered:
-            candidate = self._candidate(engine, option, timeout_s, may_wait)
+            candidate = self._candidate(engine, option, recipe_s, why_not)
             if candidate is not None and candidate.build.id not in made:
                 made.add(candidate.build.id)
                 yield candidate
@@ -68,7 +72,7 @@ class Candidates:
         return [(engine, one) for one in options]
 
     def _candidate(
-        self, engine: Engine, option: Option, timeout_s: float, may_wait: Callable[[Build], bool]
+        self, engine: Engine, option: Option, recipe_s: Callable[[], float], why_not: WhyNot
     ) -> Candidate | None:
         build = Build(
             graph=self._graph.digest,
@@ -78,15 +82,16 @@ class Candidates:
             recipe=option.recipe,
             settings=option.settings,
         )
-        if may_wait(build):
-            self._refuse(build.label, _NO_TIME)
+        objection = why_not(build, option)
+        if objection is not None:
+            self._refuse(build.label, objection)
             return None
         try:
-            variant = self._variant(option.recipe, timeout_s)
+            variant = self._variant(option.recipe, recipe_s())
         except WorkerFailed as error:
             self._refuse(build.label, Refusal(Verdict.TODO, error.reason), error.last_words)
             return None
-        if variant is None and option.precision is Precision.FP32:
+        if variant is None and option.precision is not Precision.INT8:
             # Nothing to make leaner: the same settings on the graph as it is.
             build, variant = replace(build, recipe="plain"), self._kitchen.plain
         if variant is None:
@@ -111,5 +116,8 @@ class Candidates:
         self.refused.append(Refused(label, (refusal,), self._device.target, last_words))
 
 
-def _turn(option: Option) -> tuple[bool, bool, bool, str]:
-    return (not option.hopeful, option.recipe != "plain", option.precision is not Precision.FP32, option.recipe)
+def _turn(option: Option) -> tuple[bool, bool, int, bool, str]:
+    # One recipe after the other, so that children make room for each only once.
+    promise = _PROMISE.index(option.precision)
+    as_it_is = option.recipe == "plain" and option.precision is Precision.FP32
+    return (not option.hopeful, not as_it_is, promise, bool(option.instead_of), option.recipe)

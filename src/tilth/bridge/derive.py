@@ -49,9 +49,12 @@ def _derive(
     inputs: list[str],
     signature: dict[str, Any],
     device: dict[str, Any],
+    error: float,
     out: str,
 ) -> dict[str, Any]:
     """Apply a recipe to the model file; write the variant into the empty folder `out` as an engine loads it.
+
+    `error` is what a recipe that stops at an error aims for.
 
     The reply holds how many places changed, the variant's graph, and the size of each of its blobs in `out`.
     """
@@ -66,7 +69,7 @@ def _derive(
     def load(path: Path) -> Session:
         return calibrating.load(path, Build("", chip.target, "ort", Precision.FP32), chip)
 
-    changes = RECIPES[recipe](proto, source.parent, single, load)
+    changes = RECIPES[recipe](proto, source.parent, single, load, error)
     if not changes:
         return {"changes": 0}
     parts = split(proto, source.parent)

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from tilth.bridge.measure.timing import Samples, quantile
 
+#: So far apart, with so many blocks each, that not one block of the slower came near one of the faster.
+_FAR_AHEAD, _ENOUGH_BLOCKS = 1.02, 6
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -34,6 +37,16 @@ def halve(samples: Mapping[str, Samples], *, keep_at_least: int = 2) -> Verdict:
         else:
             dropped[name] = f"{middle[name] / middle[order[0]]:.2f} x the fastest, early round"
     return Verdict(tuple(keep), dropped)
+
+
+def decided(samples: Mapping[str, Samples]) -> bool:
+    """Return whether the best is far enough ahead of all others that more time would not change the order."""
+    order = sorted(samples, key=lambda name: (quantile(samples[name].ratios, 0.5), name))
+    best = samples[order[0]].ratios
+    others = [samples[name].ratios for name in order[1:]]
+    return all(
+        len(one) >= _ENOUGH_BLOCKS and len(best) >= _ENOUGH_BLOCKS and one[0] > best[-1] * _FAR_AHEAD for one in others
+    )
 
 
 def rounds(seconds: float, candidates: int, first_block_s: float = 0.02) -> list[float]:

@@ -17,19 +17,17 @@ from tilth.ports.engine import Session
 
 #: Loads an ONNX file in the calibrating engine.
 Load = Callable[[Path], Session]
-#: Takes a model with its weights beside it in a folder, and calibration inputs; changes it; returns places changed.
-Recipe = Callable[[onnx.ModelProto, Path, list[Values], Load], int]
-
-#: What `int8-mixed` aims for on calibration inputs, so that other inputs stay within 0.1.
-_MIXED_ERROR = 0.075
+#: Takes a model with its weights beside it in a folder, calibration inputs, and the rms relative error to aim for;
+#: changes the model; returns places changed.
+Recipe = Callable[[onnx.ModelProto, Path, list[Values], Load, float], int]
 
 
-def lean(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load) -> int:
+def lean(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load, error: float) -> int:
     """Fewer, plainer operators with the same answers; no calibration."""
     return make_lean(model, folder)
 
 
-def int8(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load) -> int:
+def int8(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load, error: float) -> int:
     """All convolutions and products with constant weights in int8, with scales from calibration."""
     _prepare(model, folder)
     work = Quantizer(model, folder, inputs, load)
@@ -39,17 +37,17 @@ def int8(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load)
     return len(work.sites)
 
 
-def int8_mixed(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load) -> int:
-    """As much of `int8` as keeps the error on calibration inputs at 0.075 of the outputs' rms; 0 when that is all."""
+def int8_mixed(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load, error: float) -> int:
+    """As much of `int8` as keeps the rms relative error on calibration inputs within `error`; 0 when that is all."""
     _prepare(model, folder)
-    made = keep_within(_MIXED_ERROR, model, folder, inputs, load)
+    made = keep_within(error, model, folder, inputs, load)
     if made is None:
         return 0
     model.CopyFrom(made)
     return sum(node.op_type == "QuantizeLinear" for node in made.graph.node)
 
 
-def int8_dynamic(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load) -> int:
+def int8_dynamic(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load, error: float) -> int:
     """Products and LSTMs in int8 with scales found at every call; convolutions stay float; no calibration."""
     _prepare(model, folder)
     return QuantizeDynamic(folder)(model)

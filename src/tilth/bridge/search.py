@@ -9,9 +9,9 @@ from typing import Protocol
 
 from tilth.bridge.batch import resized
 from tilth.bridge.candidates import Candidate
-from tilth.bridge.halving import halve, rounds
+from tilth.bridge.halving import decided, halve, rounds
 from tilth.bridge.measure.arena import Arena, Contender
-from tilth.bridge.measure.rounds import AnchorFailed, time_round
+from tilth.bridge.measure.rounds import CYCLES, FEW_CYCLES, AnchorFailed, time_round
 from tilth.bridge.measure.timing import Samples, quantile
 from tilth.bridge.measure.worker import WorkerFailed
 from tilth.bridge.request import Request
@@ -21,16 +21,19 @@ from tilth.core.build import Build, Refusal, Verdict
 from tilth.core.bundle import Refused
 from tilth.core.signature import Signature
 from tilth.ports.arrays import Values
+from tilth.ports.engine import Option
 
-#: Share of the budget for the first look at all candidates, and for the other batch sizes of the finalists.
-_FIRST_SHARE, _BATCH_SHARE = 0.4, 0.2
-#: Share of the budget after which no further candidate is begun, so that those seen can be ranked.
-_LOOK_SHARE = 0.7
+#: When the phases of a search end, as shares of the budget: looking at candidates, ranking those that agree.
+_LOOKED, _RANKED = 0.7, 0.85
+#: Share of the budget for timing all candidates at first sight, and the most for one of them, in seconds.
+_GLANCE_SHARE, _LONGEST_GLANCE_S = 0.3, 0.6
 #: A contender this many times slower than the anchor is not timed twice.
 _HOPELESS = 8.0
+#: How many are timed at every batch size when throughput is asked for; for latency it is the winner alone.
 _FINALISTS = 3
-#: A batch whose call would take longer than this is not measured.
-_LONGEST_CALL_S = 1.0
+#: What a candidate that runs when the looks end may still take, in seconds.
+_GRACE_S = 1.0
+_NO_TIME = Refusal(Verdict.TODO, "the budget ended before it was measured; give more with `--budget`")
 
 
 class Progress(Protocol):
@@ -98,52 +101,65 @@ class Search:
 
         `candidates` are made as they are asked for, `total` says how many at most. Returns the candidates.
         """
-        end = self._end
         made = self._first_look(candidates, total)
-        self._halve(end - self._request.budget_s * _BATCH_SHARE)
+        self._halve(self._until(_RANKED))
         if not self.state.batches_done:
-            self._other_batches(end)
+            self._other_batches()
             self.state.batches_done = True
             self._save(self.state)
         return made
+
+    def _until(self, share: float) -> float:
+        return self._end - self._request.budget_s * (1 - share)
+
+    def recipe_s(self) -> float:
+        """Return how long the next recipe may take, in seconds."""
+        return max(_GRACE_S, self._until(_LOOKED) - time.monotonic())
+
+    def why_not(self, build: Build, option: Option) -> Refusal | None:
+        """Return why a build is not to be looked at, None when it is.
+
+        There is no time left to begin with it, or one that promises more agrees. Without time an engine still has one
+        turn while nothing agrees.
+        """
+        better = [c.build for c in self.state.able if c.build.recipe == option.instead_of]
+        if option.instead_of and better:
+            return Refusal(Verdict.NEVER, f"`{better[0].label}` agrees, and this would be slower")
+        if time.monotonic() <= self._until(_LOOKED):
+            return None
+        had_turn = build.engine in {c.build.engine for c in self.state.contenders.values()}
+        return _NO_TIME if self.state.able or had_turn else None
 
     def _first_look(self, candidates: Iterator[Candidate], total: Callable[[], int]) -> list[Candidate]:
         made: list[Candidate] = []
         for number, candidate in enumerate(candidates):
             made.append(candidate)
             build = candidate.build
-            share_s = self._request.budget_s * _FIRST_SHARE / max(1, total())
+            glance_s = min(_LONGEST_GLANCE_S, self._request.budget_s * _GLANCE_SHARE / max(1, total()))
             self._progress("measuring", number, total(), build.label)
             contender = Contender(build, candidate.variant.model, candidate.variant.graph.weights_bytes)
             known = self.state.contenders.setdefault(build.id, contender)
             known.model = contender.model
             if build.id not in self.state.sights and build.id not in self.state.refused:
-                self._look(known, share_s)
+                self._look(known, glance_s)
                 self._save(self.state)
         self._progress("measuring", 1, 1)
         return made
 
-    def may_wait(self, build: Build) -> bool:
-        """Return whether there is no time left to begin with a build.
-
-        There is, when none agrees yet and its engine has not had its turn.
-        """
-        if time.monotonic() <= self._end - self._request.budget_s * (1 - _LOOK_SHARE):
-            return False
-        return bool(self.state.able) or build.engine in {c.build.engine for c in self.state.contenders.values()}
-
-    def _look(self, contender: Contender, share_s: float) -> None:
+    def _look(self, contender: Contender, glance_s: float) -> None:
+        # Something agrees already: this one has the time that is left and no more.
+        late = self._until(_LOOKED) + _GRACE_S if self.state.able else math.inf
         try:
-            sight = self._examiner.look(contender, [self.state.anchor])
+            sight = self._examiner.look(contender, [self.state.anchor], late)
             self.state.sights[contender.id] = sight
             if not sight.objections:
-                self._compare(contender, min(share_s, 1.0))
+                self._compare(contender, glance_s)
             else:
                 self._arena.drop(contender.id)
         except AnchorFailed as error:
             self._replace_anchor(error)
         except WorkerFailed as error:
-            self._fail(contender, error)
+            self._fail(contender, error, out_of_time=time.monotonic() >= late)
 
     def _replace_anchor(self, error: WorkerFailed) -> None:
         """Refuse the anchor and time everyone again beside a new one: ratios to two anchors cannot be ranked."""
@@ -169,7 +185,7 @@ class Search:
         anchor = self.state.contenders.get(self.state.anchor)
         if anchor is None:
             self.state.anchor = contender.id
-            time_round(self._arena, contender, [], self._inputs(self.main_batch), self.main_batch, seconds, self._fail)
+            self._time([], self.main_batch, seconds, self._end, FEW_CYCLES)
             return
         typical = quantile(sorted(anchor.samples[self.main_batch].medians), 0.5)
         quickest = self._quickest_ns(contender, _HOPELESS * typical)
@@ -177,9 +193,11 @@ class Search:
             contender.samples.setdefault(self.main_batch, Samples()).add([quickest], typical)
             self._drop(contender.id, f"{quickest / typical:.0f} x the first, at a glance")
             return
-        time_round(
-            self._arena, anchor, [contender], self._inputs(self.main_batch), self.main_batch, seconds, self._fail
-        )
+        self._time([contender], self.main_batch, seconds, self._end, FEW_CYCLES)
+
+    def _time(self, rivals: Sequence[Contender], batch: int, seconds: float, end: float, cycles: int = CYCLES) -> None:
+        anchor, inputs = self.state.contenders[self.state.anchor], self._inputs(batch)
+        time_round(self._arena, anchor, rivals, inputs, batch, seconds, self._fail, cycles, end)
 
     def _quickest_ns(self, contender: Contender, good_ns: float) -> int:
         """Return the shortest of up to three calls, stopping at one that is good enough."""
@@ -194,15 +212,17 @@ class Search:
         plan = rounds(max(0.5, end - time.monotonic()), len(able))
         for number in range(self.state.rounds_done, len(plan)):
             able = [c for c in self.state.able if self.main_batch in c.samples]
-            if len(able) < 2:
+            if len(able) < 2 or time.monotonic() > end:
                 break
             verdict = halve({c.id: c.samples[self.main_batch] for c in able})
             for name, why in verdict.dropped.items():
                 self._drop(name, why)
             kept = [self.state.contenders[name] for name in verdict.survivors]
+            if decided({c.id: c.samples[self.main_batch] for c in kept}):
+                break
             self._progress("halving", number, len(plan), f"{len(kept)} left")
             seconds = min(plan[number], self._enough_s(kept))
-            self._round(kept, self.main_batch, seconds)
+            self._round(kept, self.main_batch, seconds, end)
             self.state.rounds_done = number + 1
             self._save(self.state)
         self._progress("halving", len(plan), len(plan))
@@ -212,27 +232,34 @@ class Search:
         slowest_ns = max(quantile(sorted(c.samples[self.main_batch].medians), 0.5) for c in contenders)
         return max(1.0, len(contenders) * 1000 * slowest_ns / 1e9)
 
-    def _round(self, contenders: Sequence[Contender], batch: int, seconds: float) -> None:
-        anchor = self.state.contenders[self.state.anchor]
+    def _round(self, rivals: Sequence[Contender], batch: int, seconds: float, end: float, cycles: int = CYCLES) -> None:
         try:
-            time_round(self._arena, anchor, contenders, self._inputs(batch), batch, seconds, self._fail)
+            self._time(rivals, batch, seconds, end, cycles)
         except AnchorFailed as error:
             self._replace_anchor(error)
 
-    def _other_batches(self, end: float) -> None:
+    def _other_batches(self) -> None:
         others = [batch for batch in self._batches if batch != self.main_batch]
         for number, batch in enumerate(others):
             self._progress("batches", number, len(others), f"batch {batch}")
-            ranked = self._finalists()
-            if not ranked or self._call_s(ranked[0], batch) > _LONGEST_CALL_S:
+            finalists = self._finalists()
+            left = self._end - time.monotonic()
+            if not finalists or self._cycle_s(finalists, batch) > left:
                 break
-            left = max(0.3, end - time.monotonic()) / (len(others) - number)
-            self._round(ranked, batch, min(left, 0.7 * len(ranked)))
+            seconds = min(left / (len(others) - number), 0.7 * len(finalists))
+            self._round(finalists, batch, seconds, self._end, FEW_CYCLES)
         self._progress("batches", len(others), len(others))
 
     def _finalists(self) -> list[Contender]:
         able = [c for c in self.state.able if self.main_batch in c.samples]
-        return sorted(able, key=lambda c: quantile(c.samples[self.main_batch].ratios, 0.5))[:_FINALISTS]
+        ranked = sorted(able, key=lambda c: quantile(c.samples[self.main_batch].ratios, 0.5))
+        return ranked[: _FINALISTS if self._request.goal == "throughput" else 1]
+
+    def _cycle_s(self, contenders: Sequence[Contender], batch: int) -> float:
+        """Return what the first cycle of a round takes at least: each compiles, then calls twice."""
+        anchor = self.state.contenders[self.state.anchor]
+        everyone = {c.id: c for c in (anchor, *contenders)}.values()
+        return sum(2 * self._call_s(c, batch) + c.load_ms / 1e3 for c in everyone)
 
     def _call_s(self, contender: Contender, batch: int) -> float:
         medians = sorted(contender.samples[self.main_batch].medians)
@@ -255,10 +282,10 @@ class Search:
         if contender_id != self.state.anchor:
             self._arena.drop(contender_id)
 
-    def _fail(self, contender: Contender, error: WorkerFailed) -> None:
+    def _fail(self, contender: Contender, error: WorkerFailed, *, out_of_time: bool = False) -> None:
         self._arena.drop(contender.id)
         self.state.sights.pop(contender.id, None)
-        refusal = Refusal(Verdict.UPSTREAM, error.reason)
+        refusal = _NO_TIME if out_of_time else Refusal(Verdict.UPSTREAM, error.reason)
         label, target = contender.build.label, contender.build.target
         self.state.refused[contender.id] = Refused(label, (refusal,), target, error.last_words)
 

@@ -1,10 +1,14 @@
 """The first look at a contender: does it load, does it agree, what does it take."""
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from tilth.bridge.agreement import compare, objections
+from tilth.bridge.batch import in_pieces, joined
 from tilth.bridge.measure.arena import Arena, Contender
 from tilth.bridge.measure.worker import Worker, WorkerFailed
 from tilth.bridge.request import Evaluation, Request
@@ -14,10 +18,11 @@ from tilth.core.build import Precision
 from tilth.core.certificate import Agreement, Placement, Task
 from tilth.core.errors import InvalidError, UnavailableError
 from tilth.core.record import from_json
-from tilth.ports.arrays import Value
+from tilth.core.signature import Signature
+from tilth.ports.arrays import Value, Values
 
-#: Rows that labelled data goes through a build at a time.
-_EVAL_ROWS = 32
+#: Rows that go through a build at a time: activations of more would take more memory than the model.
+_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -43,45 +48,44 @@ class Examiner:
         folder: Path,
         golden: Sequence[tuple[Mapping[str, Value], Mapping[str, Value]]],
         request: Request,
-        *,
-        dynamic_batch: bool,
+        signature: Signature,
     ) -> None:
-        self._arena, self._folder, self._request = arena, folder, request
+        self._arena, self._folder, self._request, self._signature = arena, folder, request, signature
         self._golden = [outputs for _, outputs in golden]
-        self._inputs = []
-        for number, (inputs, _) in enumerate(golden):
-            self._inputs.append(folder / f"golden-{number}.npz")
-            write_values(self._inputs[-1], inputs)
-        self._eval_rows = _EVAL_ROWS if dynamic_batch else 0
+        self._cases = [self._written(f"golden-{number}", inputs) for number, (inputs, _) in enumerate(golden)]
         #: The task metric of the source framework, once a build that stands for it has run.
         self.source_metric: float | None = None
-        if request.evaluation is not None:
-            write_values(self._eval_path, request.evaluation.inputs)
+        self._eval = [] if request.evaluation is None else self._written("eval", request.evaluation.inputs)
 
     @property
     def inputs(self) -> list[Path]:
         """The files of golden inputs."""
-        return self._inputs
+        return list(chain.from_iterable(self._cases))
 
-    @property
-    def _eval_path(self) -> Path:
-        return self._folder / "eval.npz"
+    def _written(self, name: str, inputs: Values) -> list[Path]:
+        paths = []
+        for number, piece in enumerate(in_pieces(inputs, self._signature, _ROWS)):
+            paths.append(self._folder / f"{name}-{number}.npz")
+            write_values(paths[-1], piece)
+        return paths
 
-    def look(self, contender: Contender, beside: Sequence[str] = ()) -> Sight:
-        """Load a contender, run everything through it, and say what it showed.
+    def look(self, contender: Contender, beside: Sequence[str] = (), end: float = math.inf) -> Sight:
+        """Load a contender, run everything through it until `end`, of `time.monotonic`, and say what it showed.
 
         Raises:
-            WorkerFailed: it crashed, hung, outgrew its memory or refused to run.
+            WorkerFailed: it crashed, hung, was not done in time, outgrew its memory or refused to run.
         """
-        worker = self._arena.ready(contender, beside)
+        worker = self._arena.ready(contender, beside, end)
         limit_s = self._arena.limits.call_s
-        found = [(self._run(worker, path, 0), golden) for path, golden in zip(self._inputs, self._golden, strict=True)]
+        found = [
+            (self._run(worker, paths, end), golden) for paths, golden in zip(self._cases, self._golden, strict=True)
+        ]
         agreement = compare(found)
         placement = _read_placement(worker.call("placement", limit_s))
         reasons = objections(found, self._request.tolerance, contender.build.precision)
         task = None
         if self._request.evaluation is not None:
-            task = self._task(worker, self._request.evaluation, contender.build.precision, reasons)
+            task = self._task(worker, self._request.evaluation, contender.build.precision, reasons, end)
             reasons = _task_objections(task, self._request.evaluation)
         if placement.fallback_share > 0:
             share, where = placement.fallback_share, ", ".join(placement.nodes)
@@ -100,19 +104,27 @@ class Examiner:
             task=task,
         )
 
-    def _run(self, worker: Worker, inputs: Path, rows: int) -> dict[str, Value]:
-        outputs = self._folder / "outputs.npz"
+    def _run(self, worker: Worker, inputs: Sequence[Path], end: float) -> dict[str, Value]:
+        outputs, pieces = self._folder / "outputs.npz", []
+        for path in inputs:
+            limit_s = min(self._arena.limits.call_s, max(0.0, end - time.monotonic()))
+            try:
+                worker.call("run", limit_s, inputs=str(path), outputs=str(outputs))
+            except WorkerFailed as failure:
+                if failure.error is not None and failure.error.get("error") == UnavailableError.__name__:
+                    told = failure.error
+                    raise UnavailableError(told["what"], why=told["why"], hint=told["hint"]) from None
+                raise
+            pieces.append(read_values(outputs))
         try:
-            worker.call("run", self._arena.limits.call_s, inputs=str(inputs), outputs=str(outputs), rows=rows)
-        except WorkerFailed as failure:
-            if failure.error is not None and failure.error.get("error") == UnavailableError.__name__:
-                told = failure.error
-                raise UnavailableError(told["what"], why=told["why"], hint=told["hint"]) from None
-            raise
-        return read_values(outputs)
+            return joined(pieces, self._signature)
+        except InvalidError as error:
+            raise WorkerFailed(f"{error.what}: {error.why}") from None
 
-    def _task(self, worker: Worker, data: Evaluation, precision: Precision, objections: Sequence[str]) -> Task | None:
-        name, value = metric(self._run(worker, self._eval_path, self._eval_rows), data.labels)
+    def _task(
+        self, worker: Worker, data: Evaluation, precision: Precision, objections: Sequence[str], end: float
+    ) -> Task | None:
+        name, value = metric(self._run(worker, self._eval, end), data.labels)
         if self.source_metric is None and precision is Precision.FP32 and not objections:
             # The source framework is not here any more; the first fp32 build that repeats its golden
             # outputs stands for it.

@@ -14,6 +14,8 @@ from tilth.core.graph import Graph
 from tilth.core.record import from_json, to_json
 from tilth.core.signature import Signature
 
+#: Recipes whose variant depends on the error that they aim for.
+_AIMING = frozenset({"int8-mixed"})
 #: The record of a recipe that changes nothing in a graph.
 _NOTHING = {"changes": 0}
 
@@ -30,7 +32,8 @@ class Variant:
 class Kitchen:
     """Makes variants of one source graph, each once; `plain` is that graph itself.
 
-    `make_room` is called before a variant is made, to end children whose memory it needs.
+    `make_room` is called before a variant is made, to end children whose memory it needs. `error` is the rms relative
+    error that `int8-mixed` aims for.
     """
 
     def __init__(
@@ -45,11 +48,12 @@ class Kitchen:
         memory_bytes: int,
         versions: Mapping[str, str],
         make_room: Callable[[], None] = lambda: None,
+        error: float = 0.0,
     ) -> None:
         self._command, self.plain, self._signature = command, plain, signature
         self._inputs, self._device, self._folder = inputs, device, folder
         self._cache, self._memory_bytes, self._versions = cache, memory_bytes, dict(versions)
-        self._make_room = make_room
+        self._make_room, self._error = make_room, error
         self._made: dict[str, Variant | None] = {"plain": plain}
         self._inputs_digest = [digest_file(path) for path in inputs]
 
@@ -68,12 +72,14 @@ class Kitchen:
         return self._made[recipe]
 
     def _key(self, recipe: str) -> str:
-        facts = {
+        facts: dict[str, Any] = {
             "graph": self.plain.graph.digest,
             "recipe": recipe,
             "inputs": self._inputs_digest,
             "versions": self._versions,
         }
+        if recipe in _AIMING:
+            facts["error"] = self._error
         return f"variant-{key(facts)}"
 
     def _cached(self, record: Any, recipe: str) -> Variant | None:
@@ -114,6 +120,7 @@ class Kitchen:
                 inputs=[str(path) for path in self._inputs],
                 signature=to_json(self._signature),
                 device=to_json(self._device),
+                error=self._error,
                 out=str(folder),
             )
         finally:

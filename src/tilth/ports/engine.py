@@ -41,13 +41,15 @@ def installed_version(package: str, hint: str) -> str:
 class Option:
     """One way in which an engine offers to run a graph: a precision, a recipe of passes, and its own settings.
 
-    `hopeful` is False for one that is not expected to win; it is measured last, in the time that is left.
+    `hopeful` is False for one that is not expected to win; it is measured last, in the time that is left. `instead_of`
+    names a recipe that promises more: this option is only measured when no build of that one agrees.
     """
 
     precision: Precision
     recipe: str = "plain"
     settings: dict[str, Scalar] = field(default_factory=dict)
     hopeful: bool = True
+    instead_of: str = ""
 
 
 class Session(Protocol):

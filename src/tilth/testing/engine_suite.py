@@ -317,7 +317,7 @@ class EngineSuite:
 
         try:
             rows = [row_of(small.inputs(3), signature, row) for row in range(3)]
-            return model if RECIPES[option.recipe](model, folder, list[Values](rows), load) else None
+            return model if RECIPES[option.recipe](model, folder, list[Values](rows), load, 0.05) else None
         except UnsupportedError:
             return None
 

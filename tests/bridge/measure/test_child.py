@@ -26,7 +26,6 @@ def load(worker: Worker, **settings: Any) -> Any:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("child")
     write_values(made / "in.npz", {"x": X})
-    write_values(made / "scaled.npz", {"x": X, "s": np.float32(3)})
     return made
 
 
@@ -38,9 +37,9 @@ def shared(folder: Path) -> Iterator[Worker]:
     made.close()
 
 
-def run(worker: Worker, folder: Path, rows: int = 0, inputs: str = "in.npz") -> Any:
+def run(worker: Worker, folder: Path, inputs: str = "in.npz") -> Any:
     out = folder / "out.npz"
-    worker.call("run", 30, inputs=str(folder / inputs), outputs=str(out), rows=rows)
+    worker.call("run", 30, inputs=str(folder / inputs), outputs=str(out))
     return read_values(out)
 
 
@@ -61,13 +60,6 @@ def test_a_build_is_loaded_run_and_its_figures_told(shared: Worker, folder: Path
     memory = shared.call("memory", 30)
     assert memory["peak_bytes"] > memory["grown_bytes"] > 40 << 20
     assert shared.call("placement", 30)["nodes"] == {"cpu": 2}
-
-
-@pytest.mark.parametrize("rows", [1, 4, 6, 100])
-def test_rows_in_pieces_give_what_all_of_them_give(shared: Worker, folder: Path, rows: int) -> None:
-    load(shared)
-    assert np.array_equal(run(shared, folder, rows)["y"], X * 2)
-    assert np.array_equal(run(shared, folder, rows, "scaled.npz")["y"], X * 2)
 
 
 def test_calls_are_timed_one_by_one(shared: Worker, folder: Path) -> None:

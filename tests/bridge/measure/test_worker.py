@@ -86,6 +86,23 @@ def test_a_call_is_answered_and_another_and_one_in_pieces(tmp_path: Path) -> Non
         made.close()
 
 
+def test_a_thread_that_spins_after_an_answer_takes_no_core_until_the_next_call(tmp_path: Path) -> None:
+    made = worker(
+        tmp_path,
+        "import threading\n"
+        "def spin():\n    while True: pass\n"
+        "threading.Thread(target=spin, daemon=True).start()\n"
+        "for line in asked: answer(b'{\"ok\": %.3f}\\n' % time.process_time())\n",
+    )
+    try:
+        before = made.call("time", 20)
+        time.sleep(0.5)
+        assert made.call("time", 20) - before < 0.2
+        os.kill(made.pid, 0)
+    finally:
+        made.close()
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [

@@ -1,6 +1,8 @@
 """Which contenders are loaded at a time: as many as the memory budget allows, at least two."""
 
 import itertools
+import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,16 +55,18 @@ class Arena:
         self._workers: dict[str, Worker] = {}
         self._count = itertools.count()
 
-    def ready(self, contender: Contender, beside: Iterable[str] = ()) -> Worker:
+    def ready(self, contender: Contender, beside: Iterable[str] = (), end: float = math.inf) -> Worker:
         """Return the contender's loaded child; those of `beside` stay loaded, others may have to go.
 
+        Loading has until `end`, of `time.monotonic`, and no longer than the limit.
+
         Raises:
-            WorkerFailed: it could not load, crashed, or outgrew its memory.
+            WorkerFailed: it could not load, was not done in time, crashed, or outgrew its memory.
         """
         worker = self._workers.pop(contender.id, None)
         if worker is None:
             self._make_room(contender, set(beside))
-            worker = self._started(contender)
+            worker = self._started(contender, end)
         self._workers[contender.id] = worker  # last used, last out
         return worker
 
@@ -89,13 +93,13 @@ class Arena:
                 return
             self.drop(contender_id)
 
-    def _started(self, contender: Contender) -> Worker:
+    def _started(self, contender: Contender, end: float) -> Worker:
         log = self._folder / f"{contender.id}-{next(self._count)}.log"
         worker = start(self._command, log, self.limits.child_bytes)
         try:
             reply = worker.call(
                 "load",
-                self.limits.load_s,
+                min(self.limits.load_s, max(0.0, end - time.monotonic())),
                 model=str(contender.model),
                 build=to_json(contender.build),
                 device=to_json(self._device),

@@ -12,15 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-
 from tilth.bridge.measure.tether import tie_to_parent
 from tilth.bridge.value_file import read_values, write_values
 from tilth.core.build import Build
 from tilth.core.device import Device
 from tilth.core.errors import InvalidError, TilthError, UnavailableError
 from tilth.core.record import from_json, to_json
-from tilth.ports.arrays import Value, Values
+from tilth.ports.arrays import Value
 from tilth.ports.engine import Engine, Session
 
 _MAKE_ROOM = "make room, or set TMPDIR to another disk"
@@ -60,10 +58,9 @@ class _Child:
         load_ms = (time.perf_counter() - start) * 1e3
         return {"load_ms": load_ms, "memory_bytes": self._grown_bytes(), "version": version}
 
-    def do_run(self, inputs: str, outputs: str, rows: int = 0) -> dict[str, Any]:
-        """Run one file of inputs and write the outputs beside it, `rows` rows at a time when that is not 0."""
-        values = self._read(inputs)
-        found = _run_rows(self._ready(), values, rows) if rows else self._ready().run(values)
+    def do_run(self, inputs: str, outputs: str) -> dict[str, Any]:
+        """Run one file of inputs and write the outputs to another."""
+        found = self._ready().run(self._read(inputs))
         try:
             write_values(Path(outputs), found)
         except OSError as error:
@@ -116,18 +113,6 @@ class _Child:
         if path not in self._inputs:
             self._inputs = {path: read_values(Path(path))}
         return self._inputs[path]
-
-
-def _run_rows(session: Session, values: Values, rows: int) -> Values:
-    """Run arrays that share their first dimension in pieces, and join the outputs."""
-    arrays = {name: np.asarray(value) for name, value in values.items()}
-    total = max(a.shape[0] for a in arrays.values() if a.ndim)
-    parts: dict[str, list[Any]] = {}
-    for start in range(0, total, rows):
-        piece = {n: a[start : start + rows] if a.ndim and a.shape[0] == total else a for n, a in arrays.items()}
-        for name, value in session.run(piece).items():
-            parts.setdefault(name, []).append(value)
-    return {name: np.concatenate([np.atleast_1d(p) for p in pieces]) for name, pieces in parts.items()}
 
 
 def _memory_bytes(field: str) -> int:

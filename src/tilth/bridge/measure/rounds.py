@@ -1,5 +1,7 @@
 """One round of interleaved timing: every contender's block of calls right beside a block of the anchor."""
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -10,6 +12,8 @@ from tilth.bridge.measure.worker import Worker, WorkerFailed
 
 #: Cycles a round: the median of five ratios shrugs off two disturbed ones.
 CYCLES = 5
+#: Cycles of a glance, whose median shrugs off one.
+FEW_CYCLES = 3
 _MOST_CALLS = 2000
 
 
@@ -25,11 +29,14 @@ def time_round(
     batch: int,
     seconds: float,
     failed: Callable[[Contender, WorkerFailed], None],
+    cycles: int = CYCLES,
+    end: float = math.inf,
 ) -> None:
     """Add blocks to the samples of `contenders` and of `anchor` at this batch size, in about `seconds`.
 
     All contenders run in turn when they fit in memory together, else each runs against the anchor alone. One that
-    dies or hangs is told to `failed` and is left out from then on.
+    dies or hangs is told to `failed` and is left out from then on. After `end`, of `time.monotonic`, no further cycle
+    is begun; each contender has had one by then.
 
     Raises:
         AnchorFailed: the anchor itself failed.
@@ -37,7 +44,8 @@ def time_round(
     rivals = [c for c in contenders if c.id != anchor.id]
     groups = [rivals] if arena.fit_together([anchor, *rivals]) else [[rival] for rival in rivals]
     for group in groups or [[]]:
-        _time_group(arena, anchor, group, inputs, batch, seconds / max(1, len(groups)), failed)
+        block_s = seconds / (max(1, len(groups)) * cycles * (len(group) + 1))
+        _time_group(arena, anchor, group, inputs, batch, block_s, failed, cycles, end)
 
 
 def _time_group(
@@ -46,13 +54,16 @@ def _time_group(
     rivals: Sequence[Contender],
     inputs: Path,
     batch: int,
-    seconds: float,
+    block_s: float,
     failed: Callable[[Contender, WorkerFailed], None],
+    cycles: int,
+    end: float,
 ) -> None:
-    block_s = seconds / (CYCLES * (len(rivals) + 1))
     beside = [anchor.id, *(r.id for r in rivals)]
     active = list(rivals)
-    for cycle in range(CYCLES):
+    for cycle in range(cycles):
+        if cycle and time.monotonic() > end:
+            break
         anchor_calls = _anchor_block(arena, anchor, beside, inputs, block_s)
         anchor_ns = median(anchor_calls)
         anchor.samples.setdefault(batch, Samples()).add(anchor_calls, anchor_ns)

@@ -41,7 +41,9 @@ class Worker:
     """A child process. `command` starts it, with the numbers of its command and reply pipes appended.
 
     `memory_bytes` bounds its resident memory; going over it kills it. It leads a process group of its own, so that
-    what it starts ends with it, and an interrupt from the keyboard reaches the parent alone.
+    what it starts ends with it, and an interrupt from the keyboard reaches the parent alone. Once it has answered it
+    is stopped until it is called again: threads of engines spin for a while after a call, onnxruntime's for a tenth of
+    a second and more, and would take the cores from whoever is timed next.
     """
 
     def __init__(self, command: Sequence[str], log: Path, memory_bytes: int) -> None:
@@ -77,8 +79,10 @@ class Worker:
         """
         deadline = time.monotonic() + timeout_s
         overdue = f"`{do}` took longer than {timeout_s:.3g} s"
+        self._signal(signal.SIGCONT)
         self._send((json.dumps({"do": do, **arguments}) + "\n").encode(), deadline, overdue)
         reply = _parsed(self._read_line(deadline, overdue))
+        self._signal(signal.SIGSTOP)
         if reply is None:
             raise self._stopped("answered something that is not an answer")
         if "error" in reply:
@@ -166,9 +170,12 @@ class Worker:
 
     def _kill(self, reason: str) -> None:
         self._reason = self._reason or reason
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(self._process.pid, number)
 
     def _watch_limits(self) -> None:
         path = Path(f"/proc/{self._process.pid}/statm")

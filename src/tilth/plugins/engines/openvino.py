@@ -14,14 +14,14 @@ from tilth.core.graph import Graph
 from tilth.ports.arrays import Value, Values
 from tilth.ports.engine import Option, installed_version
 
-_HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
 _BF16_ISA = frozenset({"avx512_bf16", "amx_bf16"})
-#: Above this many weights one thread was never the fastest.
-_LARGE_BYTES = 16 << 20
+#: Above this many weights one thread was never the fastest, and above the second it seldom is.
+_LARGE_BYTES, _MIDDLE_BYTES = 16 << 20, 1 << 20
 #: Inputs of at least this size are handed over by pointer; below it a copy is cheaper than making a tensor.
 _SHARE_BYTES = 1 << 18
 #: Products with scales found at every call run slower in it than in float, so `int8-dynamic` is not among them.
-_INT8 = ("int8", "int8-mixed")
+_INT8 = {"int8": "", "int8-mixed": "int8"}
 
 
 class OpenVinoEngine:
@@ -52,17 +52,26 @@ class OpenVinoEngine:
     def options(self, graph: Graph, device: Device, precisions: Sequence[Precision]) -> list[Option]:
         """Offer its default, fixed shapes on all cores and on one, and lower precisions where the chip can."""
         fixed: dict[str, Scalar] = {"shapes": "fixed"}
+        bf16 = bool(_BF16_ISA & set(device.isa))
         small = device.cores > 1 and graph.weights_bytes <= _LARGE_BYTES
+        few = graph.weights_bytes <= _MIDDLE_BYTES
+        threads: list[tuple[dict[str, Scalar], bool]] = [({}, True)]
+        if small:
+            threads.append(({"threads": 1}, few))
         found = []
         if Precision.FP32 in precisions:
-            found += [Option(Precision.FP32), Option(Precision.FP32, "lean", fixed)]
-            if small:
-                found.append(Option(Precision.FP32, "lean", fixed | {"threads": 1}))
-        if Precision.BF16 in precisions and _BF16_ISA & set(device.isa):
-            found.append(Option(Precision.BF16, "lean", fixed))
+            found.append(Option(Precision.FP32))
+            found += [Option(Precision.FP32, "lean", fixed | more, hopeful) for more, hopeful in threads]
+        if Precision.BF16 in precisions and bf16:
+            found += [Option(Precision.BF16, "lean", fixed | more, hopeful) for more, hopeful in threads]
         if Precision.INT8 in precisions:
-            settings = [fixed, fixed | {"threads": 1}] if small else [fixed]
-            found += [Option(Precision.INT8, recipe, one) for recipe in _INT8 for one in settings]
+            # What is not int8 runs in the fastest that the chip has; the error is measured, whatever it comes from.
+            rest: dict[str, Scalar] = fixed | ({"rest": "bf16"} if bf16 and Precision.BF16 in precisions else {})
+            found += [
+                Option(Precision.INT8, recipe, rest | more, hopeful, instead_of)
+                for recipe, instead_of in _INT8.items()
+                for more, hopeful in threads
+            ]
         return found
 
     def load(self, model: Path, build: Build, device: Device) -> "OpenVinoSession":
@@ -209,7 +218,8 @@ def _config(build: Build) -> dict[str, Any]:
     config: dict[str, Any] = {}
     if build.settings:
         # Without settings this is OpenVINO's own default, which others compare with.
-        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[build.precision]}
+        rest = "bf16" if build.precision is Precision.BF16 else str(build.settings.get("rest", "fp32"))
+        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[rest]}
         config |= _threads(build.settings)
     elif build.precision is Precision.FP32:
         config = {"INFERENCE_PRECISION_HINT": "f32"}

@@ -19,11 +19,13 @@ _CPU = "CPUExecutionProvider"
 #: Up to here one thread can win, and a second session for fixed shapes costs little; above it neither is worth
 #: the search time.
 _LARGE_BYTES = 16 << 20
+#: Above this many one thread seldom wins.
+_MIDDLE_BYTES = 1 << 20
 #: Inputs and outputs of one call that are kept in buffers of ours. Above it a copy costs more than a binding saves.
 _BOUND_BYTES = 1 << 18
 _MOST_SHAPES = 4
 #: Only with output scales does it run convolutions in int8; it alone has an LSTM that finds its scales at every call.
-_INT8 = ("int8", "int8-mixed", "int8-dynamic")
+_INT8 = {"int8": "", "int8-mixed": "int8", "int8-dynamic": ""}
 
 _Shapes = tuple[tuple[int, ...], ...]
 #: Makes a session in which dimensions have the given sizes.
@@ -56,12 +58,20 @@ class OrtEngine:
         """Offer the default, and fixed shapes on all cores and on one for small graphs; large ones as they are."""
         fixed: dict[str, Scalar] = {"shapes": "fixed"}
         small = graph.weights_bytes <= _LARGE_BYTES
-        settings: list[dict[str, Scalar]] = [fixed, fixed | {"threads": 1}] if small else [{}]
+        few = graph.weights_bytes <= _MIDDLE_BYTES
+        settings: list[tuple[dict[str, Scalar], bool]] = [({}, True)]
+        if small:
+            settings = [(fixed, True), (fixed | {"threads": 1}, few)]
         found = []
         if Precision.FP32 in precisions:
-            found += [Option(Precision.FP32), *(Option(Precision.FP32, "lean", one) for one in settings)]
+            found.append(Option(Precision.FP32))
+            found += [Option(Precision.FP32, "lean", one, hopeful) for one, hopeful in settings]
         if Precision.INT8 in precisions:
-            found += [Option(Precision.INT8, recipe, one) for recipe in _INT8 for one in settings]
+            found += [
+                Option(Precision.INT8, recipe, one, hopeful, instead_of)
+                for recipe, instead_of in _INT8.items()
+                for one, hopeful in settings
+            ]
         return found
 
     def load(self, model: Path, build: Build, device: Device) -> "OrtSession":
