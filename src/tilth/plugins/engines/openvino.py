@@ -20,8 +20,6 @@ _BF16_ISA = frozenset({"avx512_bf16", "amx_bf16"})
 _LARGE_BYTES, _MIDDLE_BYTES = 16 << 20, 1 << 20
 #: Inputs of at least this size are handed over by pointer; below it a copy is cheaper than making a tensor.
 _SHARE_BYTES = 1 << 18
-#: Products with scales found at every call run slower in it than in float, so `int8-dynamic` is not among them.
-_INT8 = {"int8": "", "int8-mixed": "int8"}
 
 
 class OpenVinoEngine:
@@ -50,7 +48,10 @@ class OpenVinoEngine:
         return found
 
     def options(self, graph: Graph, device: Device, precisions: Sequence[Precision]) -> list[Option]:
-        """Offer its default, fixed shapes on all cores and on one, and lower precisions where the chip can."""
+        """Offer its default, fixed shapes on all cores and on one, and lower precisions where the chip can.
+
+        Products with scales found at every call run slower in it than in float, so `int8-dynamic` is not offered.
+        """
         fixed: dict[str, Scalar] = {"shapes": "fixed"}
         bf16 = bool(_BF16_ISA & set(device.isa))
         small = device.cores > 1 and graph.weights_bytes <= _LARGE_BYTES
@@ -65,13 +66,11 @@ class OpenVinoEngine:
         if Precision.BF16 in precisions and bf16:
             found += [Option(Precision.BF16, "lean", fixed | more, hopeful) for more, hopeful in threads]
         if Precision.INT8 in precisions:
-            # What is not int8 runs in the fastest that the chip has; the error is measured, whatever it comes from.
-            rest: dict[str, Scalar] = fixed | ({"rest": "bf16"} if bf16 and Precision.BF16 in precisions else {})
-            found += [
-                Option(Precision.INT8, recipe, rest | more, hopeful, instead_of)
-                for recipe, instead_of in _INT8.items()
-                for more, hopeful in threads
-            ]
+            # What is not int8 runs in the fastest that the chip has. Where int8 alone errs too much, the rest may not.
+            rest: dict[str, Scalar] = {"rest": "bf16"} if bf16 and Precision.BF16 in precisions else {}
+            for more, hopeful in threads:
+                found.append(Option(Precision.INT8, "int8", fixed | rest | more, hopeful))
+                found.append(Option(Precision.INT8, "int8-mixed", fixed | more, hopeful, instead_of="int8"))
         return found
 
     def load(self, model: Path, build: Build, device: Device) -> "OpenVinoSession":
