@@ -1,7 +1,7 @@
 """An engine that answers 2 * x, and does whatever its build's settings say instead; run as a measuring child.
 
-Settings: `delay_us` is how long a call takes, `error` is added to the outputs, `fault` names something to do at
-`when` (`load`, `placement`, or the number of a call), `elsewhere` places a node on another unit,
+Settings: `delay_us` is how long a call takes, `error` is added to the outputs, and 9 to those of `error_from` rows or
+more, `fault` names something to do at `when` (`load`, `placement`, or the number of a call), `elsewhere` places a node on another unit,
 `lie` answers a placement that is none, `mib` is memory to hold.
 """
 
@@ -83,7 +83,9 @@ class FaultySession:
         delay_s = float(self._settings.get("delay_us", 0)) / 1e6
         if delay_s:
             time.sleep(delay_s)
-        return {"y": np.asarray(inputs["x"]) * 2 + np.float32(self._settings.get("error", 0.0))}
+        x = np.asarray(inputs["x"])
+        wrong = 9.0 if len(x) >= float(self._settings.get("error_from", np.inf)) else self._settings.get("error", 0.0)
+        return {"y": x * 2 + np.float32(wrong)}
 
     def placement(self) -> Any:
         self._maybe("placement")

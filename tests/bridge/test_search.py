@@ -88,9 +88,8 @@ def winner(built: Built) -> str:
 
 
 def test_the_fastest_that_agrees_wins_and_everyone_else_has_a_reason(search: Search) -> None:
-    built = search(
-        FaultyEngine({"delay_us": 3000}, {"delay_us": 1000}, {"delay_us": 200, "error": 0.5}, {"delay_us": 1500})
-    )
+    engine = FaultyEngine({"delay_us": 3000}, {"delay_us": 1000}, {"delay_us": 200, "error": 0.5}, {"delay_us": 1500})
+    built = search(engine, request=LONG)
     assert winner(built) == "delay_us=1000"
     choice, names = built.check(), labels(built.result)
     reasons = {names[name]: why for name, why in choice.reasons.items()}
@@ -178,6 +177,15 @@ def test_a_search_ends_with_its_budget_whatever_a_late_candidate_does(search: Se
     assert list(refusals(built.result).values()) == [
         "the budget ended before it was measured; give more with `--budget`"
     ]
+
+
+def test_a_build_that_agrees_row_by_row_and_not_in_a_batch_does_not_win(search: Search) -> None:
+    # The golden set has few rows; 64 at once are only seen when that batch is timed.
+    broken = {"delay_us": 200, "error_from": 64}
+    built = search(FaultyEngine({"delay_us": 900}, broken), request=replace(LONG, batches=(1, 64)))
+    assert winner(built) == "delay_us=900"
+    reasons = {labels(built.result)[name]: why for name, why in built.check().reasons.items()}
+    assert reasons["delay_us=200 error_from=64"].startswith("at batch 64: relative error")
 
 
 def test_a_batch_that_would_outlast_the_budget_is_not_measured(search: Search) -> None:

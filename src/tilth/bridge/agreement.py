@@ -1,7 +1,7 @@
 """How close two sets of outputs are, and whether that is close enough; pure."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -142,46 +142,51 @@ class _Tally:
         self.decisions += golden.size
 
     def _add_floats(self, found: Array, golden: Array) -> None:
-        wide = np.complex128 if golden.dtype.kind == "c" else np.float64
-        a, b = found.astype(wide).ravel(), golden.astype(wide).ravel()
         if golden.ndim == 2 and golden.shape[-1] > 1 and golden.size:
             same = np.argmax(found, axis=-1) == np.argmax(golden, axis=-1)
             self.equal_decisions += int(same.sum())
             self.decisions += same.size
-        alike = (a == b) | (np.isnan(a) & np.isnan(b))
-        finite = np.isfinite(a) & np.isfinite(b)
-        if not np.all(finite | alike):
-            self.max_abs = self.max_rel = self.rms_rel = INFINITE
-            self.cosine = 0.0
-            return
-        self._add_finite(a[finite], b[finite])
+        pieces = _Pieces(found, golden)
+        size_a = size_b = 0.0
+        for a, b, sound in pieces.all():
+            if not sound:
+                self.max_abs = self.max_rel = self.rms_rel = INFINITE
+                self.cosine = 0.0
+                return
+            size_a, size_b = max(size_a, float(np.abs(a).max(initial=0))), max(size_b, float(np.abs(b).max(initial=0)))
+        if size_a or size_b:
+            self._add_cosine(pieces, size_a, size_b)
+            self._add_errors(pieces, _power_of_two(max(size_a, size_b)))
 
-    def _add_finite(self, a: Array, b: Array) -> None:
-        size_a, size_b = (float(np.abs(one).max(initial=0.0)) for one in (a, b))
-        if not size_a and not size_b:
-            return
-        self._add_cosine(a, b, size_a, size_b)
+    def _add_errors(self, pieces: "_Pieces", scale: float) -> None:
         # Scaled, by a power of two so that nothing is rounded: squares of very large and small numbers stay numbers.
-        scale = _power_of_two(max(size_a, size_b))
-        a, b = a / scale, b / scale
-        error = np.abs(a - b)
-        norm_b = float(np.linalg.norm(b))
-        self.max_abs = max(self.max_abs, _bounded(float(error.max()) * scale))
-        floor = np.maximum(np.abs(b), max(norm_b / np.sqrt(b.size), np.finfo(np.float64).tiny))
-        with np.errstate(over="ignore"):
-            self.max_rel = max(self.max_rel, _bounded(float((error / floor).max())))
-        if norm_b > 0:
-            self.rms_rel = max(self.rms_rel, _bounded(float(np.linalg.norm(error)) / norm_b))
-        else:
-            self.rms_rel = INFINITE
+        count, square_b, square_error = 0, 0.0, 0.0
+        for a, b, _ in pieces.all():
+            count += b.size
+            square_b += float(np.vdot(b / scale, b / scale).real)
+            error = np.abs(a / scale - b / scale)
+            square_error += float(np.vdot(error, error))
+            self.max_abs = max(self.max_abs, _bounded(float(error.max(initial=0)) * scale))
+        least = max(math.sqrt(square_b / count), float(np.finfo(np.float64).tiny))
+        for a, b, _ in pieces.all():
+            error, floor = np.abs(a / scale - b / scale), np.maximum(np.abs(b / scale), least)
+            with np.errstate(over="ignore"):
+                self.max_rel = max(self.max_rel, _bounded(float((error / floor).max(initial=0))))
+        self.rms_rel = (
+            max(self.rms_rel, _bounded(math.sqrt(square_error) / math.sqrt(square_b))) if square_b > 0 else INFINITE
+        )
 
-    def _add_cosine(self, a: Array, b: Array, size_a: float, size_b: float) -> None:
+    def _add_cosine(self, pieces: "_Pieces", size_a: float, size_b: float) -> None:
         if not size_a or not size_b:
             self.cosine = min(self.cosine, 0.0)
             return
-        a, b = a / _power_of_two(size_a), b / _power_of_two(size_b)
-        similarity = float(np.vdot(a, b).real) / float(np.linalg.norm(a) * np.linalg.norm(b))
-        self.cosine = min(self.cosine, similarity)
+        dot = square_a = square_b = 0.0
+        for whole_a, whole_b, _ in pieces.all():
+            a, b = whole_a / _power_of_two(size_a), whole_b / _power_of_two(size_b)
+            dot += float(np.vdot(a, b).real)
+            square_a += float(np.vdot(a, a).real)
+            square_b += float(np.vdot(b, b).real)
+        self.cosine = min(self.cosine, dot / (math.sqrt(square_a) * math.sqrt(square_b)))
 
     def result(self) -> Agreement:
         return Agreement(
@@ -193,6 +198,27 @@ class _Tally:
             exact=self.equal / self.others if self.others else 1.0,
             rows=self.rows,
         )
+
+
+class _Pieces:
+    """Two arrays as short stretches of wide numbers: whole copies of large outputs would outweigh the model."""
+
+    _LENGTH = 1 << 16
+
+    def __init__(self, found: Array, golden: Array) -> None:
+        self._found, self._golden = found.reshape(-1), golden.reshape(-1)
+        self._wide = np.complex128 if golden.dtype.kind == "c" else np.float64
+
+    def all(self) -> Iterator[tuple[Array, Array, bool]]:
+        """Yield the finite values of both, and whether all others are alike."""
+        for start in range(0, self._golden.size, self._LENGTH):
+            a = self._found[start : start + self._LENGTH].astype(self._wide)
+            b = self._golden[start : start + self._LENGTH].astype(self._wide)
+            finite = np.isfinite(a) & np.isfinite(b)
+            if finite.all():
+                yield a, b, True
+            else:
+                yield a[finite], b[finite], bool(np.all(finite | (a == b) | (np.isnan(a) & np.isnan(b))))
 
 
 def _power_of_two(size: float) -> float:

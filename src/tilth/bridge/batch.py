@@ -49,10 +49,23 @@ def row_of(values: Values, signature: Signature, row: int) -> dict[str, Value]:
     return {name: _taken(value, axes.get(name), np.array([row])) for name, value in values.items()}
 
 
+def resized_outputs(values: Values, signature: Signature, wanted: int) -> dict[str, Value]:
+    """Return the outputs for `resized` inputs of `wanted` rows, from those for the rows that these were taken from."""
+    axes = {spec.name: _axis(spec) for spec in signature.outputs}
+    sizes = [_size(values[name], axis) for name, axis in axes.items() if axis is not None and name in values]
+    index = np.arange(wanted) % max(1, *sizes, 1)
+    return {name: _taken(value, axes.get(name), index) for name, value in values.items()}
+
+
+def tells_rows_apart(signature: Signature) -> bool:
+    """Return whether every output has one part per row of the inputs."""
+    return signature.dynamic_batch and all(_axis(spec) is not None for spec in signature.outputs)
+
+
 def in_pieces(values: Values, signature: Signature, most: int) -> list[dict[str, Value]]:
     """Return `values` as pieces of at most `most` rows; as one where rows of the outputs cannot be told apart."""
     count = rows(values, signature)
-    if not signature.dynamic_batch or any(_axis(spec) is None for spec in signature.outputs) or count <= most:
+    if not tells_rows_apart(signature) or count <= most:
         return [dict(values)]
     axes = {spec.name: _axis(spec) for spec in signature.inputs}
     groups = [np.arange(start, min(start + most, count)) for start in range(0, count, most)]

@@ -234,7 +234,8 @@ class _Builder:
         )
         arena = Arena(self._tools.measure, self._folder, self._device, limits)
         try:
-            examiner = Examiner(arena, self._folder, self._golden, self._request, manifest.signature)
+            weights_bytes = plain.graph.weights_bytes
+            examiner = Examiner(arena, self._folder, self._golden, self._request, manifest.signature, weights_bytes)
             # A search that goes on compares with what the source reached, not with what it sees first.
             examiner.source_metric = next((s.task.source for s in state.sights.values() if s.task), None)
             candidates = Candidates(

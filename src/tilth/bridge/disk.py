@@ -1,10 +1,14 @@
 """Files and folders that are there whole or not at all."""
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +18,8 @@ from tilth.core.errors import MissingError, UnavailableError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP)
+#: A leftover this old goes when nobody holds its lock; before that its maker may not have locked it yet.
+_LEFTOVER_S = 600.0
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -46,18 +52,42 @@ def clear_errors(path: Path, needed_bytes: int) -> Iterator[None]:
 def sibling(path: Path, *, folder: bool) -> Iterator[Path]:
     """Make an empty folder or file beside `path`, with a name nobody can guess, and remove it whatever happens.
 
-    Only its owner can read it. Renaming it away is how it stays.
+    Only its owner can read it. Renaming it away is how it stays. What a killed process left of the same kind goes, too.
     """
     # Short enough for file systems that end names at 255 bytes.
-    made = path.parent / f".{path.name[:40]}.{secrets.token_hex(8)}.tmp"
-    try:
+    start = f".{path.name[:40]}."
+    _sweep(path.parent, start)
+    made = path.parent / f"{start}{secrets.token_hex(8)}.tmp"
+    with contextlib.ExitStack() as undo:
+        undo.callback(discard, made)
         if folder:
             made.mkdir(mode=0o700)
         else:
             new_file(made).close()
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            undo.enter_context(_locked(made))
         yield made
+
+
+def _sweep(folder: Path, start: str) -> None:
+    """Remove what killed processes left in `folder` under names of `sibling`."""
+    ours = re.compile(re.escape(start) + r"[0-9a-f]{16}\.tmp")
+    with contextlib.suppress(OSError):
+        for path in [one for one in folder.iterdir() if ours.fullmatch(one.name)]:
+            if time.time() - path.lstat().st_mtime > _LEFTOVER_S:
+                with contextlib.suppress(OSError), _locked(path):
+                    discard(path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file or folder, which ends with the process; OSError when another holds it."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        discard(made)
+        os.close(handle)
 
 
 @contextmanager

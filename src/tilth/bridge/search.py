@@ -3,12 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from tilth.bridge.batch import resized
 from tilth.bridge.candidates import Candidate
+from tilth.bridge.choose import TIE
 from tilth.bridge.halving import decided, halve, rounds
 from tilth.bridge.measure.arena import Arena, Contender
 from tilth.bridge.measure.rounds import CYCLES, FEW_CYCLES, AnchorFailed, time_round
@@ -29,7 +30,7 @@ _LOOKED, _RANKED = 0.7, 0.85
 _GLANCE_SHARE, _LONGEST_GLANCE_S = 0.3, 0.6
 #: A contender this many times slower than the anchor is not timed twice.
 _HOPELESS = 8.0
-#: How many are timed at every batch size when throughput is asked for; for latency it is the winner alone.
+#: How many are timed at every batch size, at most.
 _FINALISTS = 3
 #: What a candidate that runs when the looks end may still take, in seconds.
 _GRACE_S = 1.0
@@ -244,16 +245,43 @@ class Search:
             self._progress("batches", number, len(others), f"batch {batch}")
             finalists = self._finalists()
             left = self._end - time.monotonic()
-            if not finalists or self._cycle_s(finalists, batch) > left:
+            if not finalists or self._cycle_s(finalists, batch) > left or not self._has_room(finalists, batch):
                 break
+            self._arena.keep([self.state.anchor, *(c.id for c in finalists)])
             seconds = min(left / (len(others) - number), 0.7 * len(finalists))
             self._round(finalists, batch, seconds, self._end, FEW_CYCLES)
+            for contender in finalists:
+                if contender.id not in self.state.refused:
+                    self._check(contender, batch)
         self._progress("batches", len(others), len(others))
 
+    def _check(self, contender: Contender, batch: int) -> None:
+        """Hold what was timed at a batch size to the terms of the search."""
+        try:
+            found = self._examiner.objections_at(contender, self._inputs(batch), batch, [self.state.anchor])
+        except WorkerFailed as error:
+            self._fail(contender, error)
+            return
+        sight = self.state.sights[contender.id]
+        if found:
+            self.state.sights[contender.id] = replace(sight, objections=(*sight.objections, *found))
+
+    def _has_room(self, contenders: Sequence[Contender], batch: int) -> bool:
+        """Return whether the anchor and a contender may be loaded together while they hold `batch` rows."""
+        anchor = self.state.contenders[self.state.anchor]
+        more = (batch - self.main_batch) * anchor.row_bytes
+        return all(self._arena.fit_together([anchor, c], 2 * more) for c in contenders)
+
     def _finalists(self) -> list[Contender]:
-        able = [c for c in self.state.able if self.main_batch in c.samples]
-        ranked = sorted(able, key=lambda c: quantile(c.samples[self.main_batch].ratios, 0.5))
-        return ranked[: _FINALISTS if self._request.goal == "throughput" else 1]
+        middle = {
+            c.id: quantile(c.samples[self.main_batch].ratios, 0.5)
+            for c in self.state.able
+            if self.main_batch in c.samples
+        }
+        # For latency any of those that are as fast as the fastest may be chosen, and no other.
+        most = min(middle.values(), default=0.0) * (1 + TIE) if self._request.goal == "latency" else math.inf
+        ranked = sorted((name for name in middle if middle[name] <= most), key=lambda name: (middle[name], name))
+        return [self.state.contenders[name] for name in ranked[:_FINALISTS]]
 
     def _cycle_s(self, contenders: Sequence[Contender], batch: int) -> float:
         """Return what the first cycle of a round takes at least: each compiles, then calls twice."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 from tilth.bridge.agreement import compare, objections
-from tilth.bridge.batch import in_pieces, joined
+from tilth.bridge.batch import in_pieces, joined, resized_outputs, row_of, tells_rows_apart
 from tilth.bridge.measure.arena import Arena, Contender
 from tilth.bridge.measure.worker import Worker, WorkerFailed
 from tilth.bridge.request import Evaluation, Request
@@ -21,8 +23,10 @@ from tilth.core.record import from_json
 from tilth.core.signature import Signature
 from tilth.ports.arrays import Value, Values
 
-#: Rows that go through a build at a time: activations of more would take more memory than the model.
+#: Rows that go through a build at a time, and the weights and the size of a row beyond which they go one by one: their
+#: activations would take more memory than the model, and engines that compile for a shape another copy of it.
 _ROWS = 8
+_LARGE_BYTES, _LARGE_ROW_BYTES = 4 << 20, 1 << 18
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,11 @@ class Examiner:
         golden: Sequence[tuple[Mapping[str, Value], Mapping[str, Value]]],
         request: Request,
         signature: Signature,
+        weights_bytes: int,
     ) -> None:
         self._arena, self._folder, self._request, self._signature = arena, folder, request, signature
         self._golden = [outputs for _, outputs in golden]
+        self._rows = _rows_at_once(golden[0][0], signature, weights_bytes)
         self._cases = [self._written(f"golden-{number}", inputs) for number, (inputs, _) in enumerate(golden)]
         #: The task metric of the source framework, once a build that stands for it has run.
         self.source_metric: float | None = None
@@ -64,7 +70,7 @@ class Examiner:
 
     def _written(self, name: str, inputs: Values) -> list[Path]:
         paths = []
-        for number, piece in enumerate(in_pieces(inputs, self._signature, _ROWS)):
+        for number, piece in enumerate(in_pieces(inputs, self._signature, self._rows)):
             paths.append(self._folder / f"{name}-{number}.npz")
             write_values(paths[-1], piece)
         return paths
@@ -77,6 +83,7 @@ class Examiner:
         """
         worker = self._arena.ready(contender, beside, end)
         limit_s = self._arena.limits.call_s
+        loaded = worker.call("memory", limit_s)
         found = [
             (self._run(worker, paths, end), golden) for paths, golden in zip(self._cases, self._golden, strict=True)
         ]
@@ -91,6 +98,7 @@ class Examiner:
             share, where = placement.fallback_share, ", ".join(placement.nodes)
             reasons = [*reasons, f"{share:.0%} of its nodes are not on {placement.asked} but on {where}"]
         memory = worker.call("memory", limit_s)
+        contender.row_bytes = max(0, memory["peak_bytes"] - loaded["peak_bytes"]) // self._rows
         contender.peak_memory_bytes = memory["peak_bytes"]
         contender.load_memory_bytes = max(contender.load_memory_bytes, memory["grown_bytes"])
         return Sight(
@@ -103,6 +111,19 @@ class Examiner:
             version=contender.version,
             task=task,
         )
+
+    def objections_at(self, contender: Contender, inputs: Path, batch: int, beside: Sequence[str]) -> tuple[str, ...]:
+        """Return why a build that agrees row by row does not at `batch` rows, those of the first golden case in turn.
+
+        Raises:
+            WorkerFailed: it crashed, hung, outgrew its memory or refused to run.
+        """
+        if not tells_rows_apart(self._signature):
+            return ()
+        found = self._run(self._arena.ready(contender, beside), [inputs], math.inf)
+        golden = resized_outputs(self._golden[0], self._signature, batch)
+        reasons = objections([(found, golden)], self._request.tolerance, contender.build.precision)
+        return tuple(f"at batch {batch}: {reason}" for reason in reasons)
 
     def _run(self, worker: Worker, inputs: Sequence[Path], end: float) -> dict[str, Value]:
         outputs, pieces = self._folder / "outputs.npz", []
@@ -132,6 +153,12 @@ class Examiner:
         if self.source_metric is None:
             return None
         return Task(name, self.source_metric, round(value, 6), len(data.labels))
+
+
+def _rows_at_once(inputs: Values, signature: Signature, weights_bytes: int) -> int:
+    one = row_of(inputs, signature, 0)
+    size = sum(value.nbytes for value in one.values() if isinstance(value, np.ndarray))
+    return 1 if weights_bytes > _LARGE_BYTES or size > _LARGE_ROW_BYTES else _ROWS
 
 
 def _read_placement(answer: object) -> Placement:

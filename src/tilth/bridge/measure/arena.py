@@ -14,12 +14,15 @@ from tilth.core.device import Device
 from tilth.core.record import to_json
 
 #: What a child takes before it loads a model: the interpreter, numpy and an engine's libraries.
-_BARE_BYTES = 120 << 20
+_BARE_BYTES = 70 << 20
 
 
 @dataclass
 class Contender:
-    """A candidate in the search, with what is known of it so far."""
+    """A candidate in the search, with what is known of it so far.
+
+    `row_bytes` is how much memory the first row took, what is compiled at the first call included.
+    """
 
     build: Build
     model: Path
@@ -27,6 +30,7 @@ class Contender:
     load_ms: float = 0.0
     load_memory_bytes: int = 0
     peak_memory_bytes: int = 0
+    row_bytes: int = 0
     version: str = ""
     samples: dict[int, Samples] = field(default_factory=dict)
 
@@ -70,9 +74,14 @@ class Arena:
         self._workers[contender.id] = worker  # last used, last out
         return worker
 
-    def fit_together(self, contenders: Sequence[Contender]) -> bool:
-        """Return whether all of them may be loaded at the same time."""
-        return sum(map(_expected_bytes, contenders)) <= self.limits.total_bytes
+    def fit_together(self, contenders: Sequence[Contender], more_bytes: int = 0) -> bool:
+        """Return whether all of them may be loaded at the same time, and take that much more."""
+        return sum(map(_expected_bytes, contenders)) + more_bytes <= self.limits.total_bytes
+
+    def keep(self, contenders: Iterable[str]) -> None:
+        """End every child but those of `contenders`."""
+        for contender_id in self._workers.keys() - set(contenders):
+            self.drop(contender_id)
 
     def drop(self, contender_id: str) -> None:
         """End the contender's child, if it has one."""
@@ -82,8 +91,7 @@ class Arena:
 
     def close(self) -> None:
         """End every child."""
-        for contender_id in list(self._workers):
-            self.drop(contender_id)
+        self.keep(())
 
     def _make_room(self, coming: Contender, beside: set[str]) -> None:
         needed = _expected_bytes(coming)

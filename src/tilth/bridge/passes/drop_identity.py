@@ -1,11 +1,9 @@
 """Removes nodes that give back what they are given."""
 
-from pathlib import Path
-
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import NodeProto, TensorProto
 
 from tilth.bridge.flow import Flow, attributes, is_op
-from tilth.bridge.passes.base import Pass
+from tilth.bridge.passes.flow_pass import FlowPass
 
 #: Shape inference is silent on these; their definitions know one output type.
 _FLOAT_ONLY = ("Normalizer", "Scaler")
@@ -13,7 +11,7 @@ _FLOAT_ONLY = ("Normalizer", "Scaler")
 _EXACT = frozenset({b"half_pixel", b"pytorch_half_pixel", b"asymmetric", b"align_corners"})
 
 
-class DropIdentity(Pass):
+class DropIdentity(FlowPass):
     """Removes Identity, Cast to the same type, Mul and Div by a scalar one, Resize, Expand, Reshape to the same size.
 
     Where a graph input is also an output the copy stays, because both names belong to the caller.
@@ -21,19 +19,11 @@ class DropIdentity(Pass):
 
     name = "drop-identity"
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder in which external weights lie."""
-        self._folder = folder
-
-    def rewrite(self, model: ModelProto) -> int:
+    def edit(self, flow: Flow) -> int:
         """Remove what does nothing; return how many nodes."""
-        flow = Flow(model, self._folder)
         # All are found before any goes: what is known of types is of the graph as it was.
         idle = [node for node in flow.nodes if _does_nothing(node, flow)]
-        changes = sum(map(flow.bypass, idle))
-        if changes:
-            flow.write()
-        return changes
+        return sum(map(flow.bypass, idle))
 
 
 def _does_nothing(node: NodeProto, flow: Flow) -> bool:

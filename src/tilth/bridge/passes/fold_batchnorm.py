@@ -1,15 +1,13 @@
 """Folds batch normalisation with constant statistics into the convolution before it."""
 
-from pathlib import Path
-
 import numpy as np
-from onnx import ModelProto, NodeProto, helper
+from onnx import NodeProto, helper
 
 from tilth.bridge.flow import Flow, attributes, is_op
-from tilth.bridge.passes.base import Pass
+from tilth.bridge.passes.flow_pass import FlowPass
 
 
-class FoldBatchNorm(Pass):
+class FoldBatchNorm(FlowPass):
     """Rewrites Conv and BatchNormalization as one Conv; the same to within the rounding of float32.
 
     Without it a quantised convolution would round its output twice.
@@ -17,18 +15,11 @@ class FoldBatchNorm(Pass):
 
     name = "fold-batchnorm"
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder in which external weights lie."""
-        self._folder = folder
-
-    def rewrite(self, model: ModelProto) -> int:
+    def edit(self, flow: Flow) -> int:
         """Fold every pair; return how many."""
-        flow = Flow(model, self._folder)
         pairs = [(node, norm) for node in flow.nodes if (norm := _norm_behind(node, flow)) is not None]
         for node, norm in pairs:
             flow.replace([node, norm], [_folded(node, norm, flow)])
-        if pairs:
-            flow.write()
         return len(pairs)
 
 

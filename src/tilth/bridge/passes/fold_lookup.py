@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper
+from onnx import NodeProto, helper
 
 from tilth.bridge.flow import Flow, attributes, is_op
-from tilth.bridge.passes.base import Pass
+from tilth.bridge.passes.flow_pass import NodePass
 from tilth.ports.arrays import Array
 
 #: Larger tables are vocabularies, of which a call reads a small part.
@@ -41,42 +40,31 @@ class _Lookup:
     nodes: list[NodeProto] = field(default_factory=list)
 
 
-class FoldLookup(Pass):
+class FoldLookup(NodePass):
     """Folds chains of elementwise functions behind a Gather of float32 rows into its table, computed in float64.
 
     Only where one value of the chain is used by others, and where every step is finite.
     """
 
     name = "fold-lookup"
+    ops = ("Gather",)
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder in which external weights lie."""
-        self._folder = folder
-
-    def rewrite(self, model: ModelProto) -> int:
-        """Fold every chain; return how many."""
-        flow = Flow(model, self._folder)
-        changes = sum(_fold(node, flow) for node in flow.nodes if is_op(node, "Gather"))
-        if changes:
-            flow.write()
-        return changes
-
-
-def _fold(gather: NodeProto, flow: Flow) -> bool:
-    table, rank = gather.input[0], len(flow.types.get(gather.output[0], (0, None))[1] or ())
-    if not flow.constants.is_float(table) or attributes(gather).get("axis", 0) != 0 or rank < 2:
-        return False
-    shape = flow.constants.shape(table)
-    if len(shape) != 2 or shape[0] * shape[1] > _MOST_ELEMENTS:
-        return False
-    lookup = _Lookup(gather, {gather.output[0]: flow.constants.read(table).astype(np.float64)})
-    for node in flow.nodes:
-        with np.errstate(all="ignore"):
-            values = _applied(node, lookup.tables, shape[1], rank, flow)
-        if values is not None:
-            lookup.tables[node.output[0]] = values
-            lookup.nodes.append(node)
-    return _write(lookup, flow)
+    def change(self, gather: NodeProto, flow: Flow) -> bool:
+        """Fold the chain behind one Gather."""
+        table, rank = gather.input[0], len(flow.types.get(gather.output[0], (0, None))[1] or ())
+        if not flow.constants.is_float(table) or attributes(gather).get("axis", 0) != 0 or rank < 2:
+            return False
+        shape = flow.constants.shape(table)
+        if len(shape) != 2 or shape[0] * shape[1] > _MOST_ELEMENTS:
+            return False
+        lookup = _Lookup(gather, {gather.output[0]: flow.constants.read(table).astype(np.float64)})
+        for node in flow.nodes:
+            with np.errstate(all="ignore"):
+                values = _applied(node, lookup.tables, shape[1], rank, flow)
+            if values is not None:
+                lookup.tables[node.output[0]] = values
+                lookup.nodes.append(node)
+        return _write(lookup, flow)
 
 
 def _applied(node: NodeProto, tables: Mapping[str, Array], width: int, rank: int, flow: Flow) -> Array | None:

@@ -1,35 +1,23 @@
 """Turns a matrix product and the bias added to it into one Gemm."""
 
-from pathlib import Path
-
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from tilth.bridge.flow import Flow, is_op
-from tilth.bridge.passes.base import Pass
-
-_LEAST_OPSET = 7  # from here on the bias may be one row
+from tilth.bridge.passes.flow_pass import FlowPass
 
 
-class FuseGemm(Pass):
+class FuseGemm(FlowPass):
     """Fuses MatMul and Add over a matrix and constants of float32; a bias of shape (1, n) is what engines miss."""
 
     name = "fuse-gemm"
+    least_opset = 7  # from here on the bias may be one row
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder in which external weights lie."""
-        self._folder = folder
-
-    def rewrite(self, model: ModelProto) -> int:
+    def edit(self, flow: Flow) -> int:
         """Fuse every pair; return how many."""
-        flow = Flow(model, self._folder)
-        if flow.opset < _LEAST_OPSET:
-            return 0
         pairs = [(node, add) for node in flow.nodes if (add := _sum_of(node, flow)) is not None]
         for node, add in pairs:
             bias = next(name for name in add.input if name != node.output[0])
             flow.replace([node, add], [helper.make_node("Gemm", [*node.input, bias], [add.output[0]])])
-        if pairs:
-            flow.write()
         return len(pairs)
 
 

@@ -1,15 +1,13 @@
 """Turns the product of a one-hot encoding and a table into a lookup."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
-from tilth.bridge.flow import Flow, attributes, is_op
-from tilth.bridge.passes.base import Pass
+from tilth.bridge.flow import Flow, attributes
+from tilth.bridge.passes.flow_pass import NodePass
 
-_LEAST_OPSET = 13  # axes of Squeeze as an input; integers in Clip came with 12
 _INTEGERS: dict[int, type] = {TensorProto.INT32: np.int32, TensorProto.INT64: np.int64}
 
 
@@ -22,49 +20,37 @@ class _OneHot:
     nodes: list[NodeProto]
 
 
-class LookupOneHot(Pass):
+class LookupOneHot(NodePass):
     """Rewrites MatMul(Cast(Equal(index, [0 .. n-1])), table) as Gather.
 
     An index outside 0 to n-1 encodes as zeros; the table gets a row of zeros for it at either end.
     """
 
     name = "lookup-one-hot"
+    ops = ("MatMul",)
+    least_opset = 13  # axes of Squeeze as an input; integers in Clip came with 12
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder in which external weights lie."""
-        self._folder = folder
-
-    def rewrite(self, model: ModelProto) -> int:
-        """Rewrite every such product; return how many."""
-        flow = Flow(model, self._folder)
-        if flow.opset < _LEAST_OPSET:
-            return 0
-        changes = sum(_look_up(node, flow) for node in flow.nodes if is_op(node, "MatMul"))
-        if changes:
-            flow.write()
-        return changes
-
-
-def _look_up(product: NodeProto, flow: Flow) -> bool:
-    hot = _one_hot(product.input[0], flow)
-    if hot is None or not flow.constants.is_float(product.input[1]):
-        return False
-    table = flow.constants.read(product.input[1])
-    if table.ndim != 2 or not np.isfinite(table).all():
-        return False
-    result, add = product.output[0], flow.constants.add
-    whole = np.pad(table, ((1, 1), (0, 0)))
-    names = [flow.constants.fresh(f"{result}_{part}") for part in ("flat", "near", "row")]
-    number = _INTEGERS[hot.kind]
-    ends = [add(f"{result}_end", np.array(end, number)) for end in (-1, len(table))]
-    made = [
-        helper.make_node("Squeeze", [hot.index, add(f"{result}_axis", np.array([-1], np.int64))], names[:1]),
-        helper.make_node("Clip", [names[0], *ends], names[1:2]),
-        helper.make_node("Add", [names[1], add(f"{result}_one", np.array(1, number))], names[2:]),
-        helper.make_node("Gather", [add(f"{result}_table", whole), names[2]], [result], axis=0),
-    ]
-    flow.replace([*hot.nodes, product], made)
-    return True
+    def change(self, product: NodeProto, flow: Flow) -> bool:
+        """Look up the rows of one product."""
+        hot = _one_hot(product.input[0], flow)
+        if hot is None or not flow.constants.is_float(product.input[1]):
+            return False
+        table = flow.constants.read(product.input[1])
+        if table.ndim != 2 or not np.isfinite(table).all():
+            return False
+        result, add = product.output[0], flow.constants.add
+        whole = np.pad(table, ((1, 1), (0, 0)))
+        names = [flow.constants.fresh(f"{result}_{part}") for part in ("flat", "near", "row")]
+        number = _INTEGERS[hot.kind]
+        ends = [add(f"{result}_end", np.array(end, number)) for end in (-1, len(table))]
+        made = [
+            helper.make_node("Squeeze", [hot.index, add(f"{result}_axis", np.array([-1], np.int64))], names[:1]),
+            helper.make_node("Clip", [names[0], *ends], names[1:2]),
+            helper.make_node("Add", [names[1], add(f"{result}_one", np.array(1, number))], names[2:]),
+            helper.make_node("Gather", [add(f"{result}_table", whole), names[2]], [result], axis=0),
+        ]
+        flow.replace([*hot.nodes, product], made)
+        return True
 
 
 def _one_hot(name: str, flow: Flow) -> _OneHot | None:

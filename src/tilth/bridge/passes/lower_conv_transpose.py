@@ -1,17 +1,15 @@
 """Turns a strided transposed convolution into a small convolution whose channels are then spread over space."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper
+from onnx import NodeProto, helper
 
 from tilth.bridge.flow import Flow, attributes, is_op
-from tilth.bridge.passes.base import Pass
+from tilth.bridge.passes.flow_pass import NodePass
 from tilth.ports.arrays import Array
 
-_LEAST_OPSET = 11  # the mode of DepthToSpace, and inputs of Clip that are not attributes
 _FAR = np.iinfo(np.int64).max
 #: Work on single values, that may as well be done before they are spread.
 _POINTWISE = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu")
@@ -26,7 +24,7 @@ class _Axis:
     after: int
 
 
-class LowerConvTranspose(Pass):
+class LowerConvTranspose(NodePass):
     """Rewrites ConvTranspose of 2 dimensions and equal strides as Conv, DepthToSpace and Slice.
 
     With stride s, output s*m+p is the sum over j of input m-j times weight p+s*j. So the s*s phases of the output
@@ -35,48 +33,36 @@ class LowerConvTranspose(Pass):
     """
 
     name = "lower-conv-transpose"
+    ops = ("ConvTranspose",)
+    least_opset = 11  # the mode of DepthToSpace, and inputs of Clip that are not attributes
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder in which external weights lie."""
-        self._folder = folder
-
-    def rewrite(self, model: ModelProto) -> int:
-        """Lower every transposed convolution that fits; return how many."""
-        flow = Flow(model, self._folder)
-        if flow.opset < _LEAST_OPSET:
-            return 0
-        changes = sum(_lower(node, flow) for node in flow.nodes if is_op(node, "ConvTranspose"))
-        if changes:
-            flow.write()
-        return changes
-
-
-def _lower(node: NodeProto, flow: Flow) -> bool:
-    axes = _axes(node, flow)
-    bias = node.input[2] if len(node.input) > 2 else ""
-    if axes is None or (bias and bias not in flow.constants):
-        return False
-    stride = attributes(node)["strides"][0]
-    hint = node.output[0]
-    kernel = _phases(flow.constants.read(node.input[1]), stride, axes)
-    inputs = [node.input[0], flow.constants.add(f"{node.input[1]}_phases", kernel)]
-    if bias:
-        inputs.append(flow.constants.add(f"{bias}_phases", np.tile(flow.constants.read(bias), stride * stride)))
-    last = flow.lone_user(hint)
-    last = last if last is not None and is_op(last, *_POINTWISE) else None
-    names = [flow.constants.fresh(f"{hint}_{part}") for part in ("phases", "done", "spread")]
-    pads = [axis.taps - 1 for axis in axes]
-    made = [helper.make_node("Conv", inputs, names[:1], kernel_shape=kernel.shape[2:], pads=pads * 2)]
-    if last is not None:
-        made.append(helper.make_node(last.op_type, names[:1], names[1:2]))
-        made[-1].attribute.extend(last.attribute)
-    made.append(helper.make_node("DepthToSpace", [made[-1].output[0]], names[2:], blocksize=stride, mode="DCR"))
-    ends = [-axis.after if axis.after else _FAR for axis in axes]
-    bounds = [[axis.before for axis in axes], ends, [2, 3]]
-    cuts = [flow.constants.add(f"{hint}_cut", np.array(one, np.int64)) for one in bounds]
-    made.append(helper.make_node("Slice", [names[2], *cuts], [hint if last is None else last.output[0]]))
-    flow.replace([node] if last is None else [node, last], made)
-    return True
+    def change(self, node: NodeProto, flow: Flow) -> bool:
+        """Lower one transposed convolution."""
+        axes = _axes(node, flow)
+        bias = node.input[2] if len(node.input) > 2 else ""
+        if axes is None or (bias and bias not in flow.constants):
+            return False
+        stride = attributes(node)["strides"][0]
+        hint = node.output[0]
+        kernel = _phases(flow.constants.read(node.input[1]), stride, axes)
+        inputs = [node.input[0], flow.constants.add(f"{node.input[1]}_phases", kernel)]
+        if bias:
+            inputs.append(flow.constants.add(f"{bias}_phases", np.tile(flow.constants.read(bias), stride * stride)))
+        last = flow.lone_user(hint)
+        last = last if last is not None and is_op(last, *_POINTWISE) else None
+        names = [flow.constants.fresh(f"{hint}_{part}") for part in ("phases", "done", "spread")]
+        pads = [axis.taps - 1 for axis in axes]
+        made = [helper.make_node("Conv", inputs, names[:1], kernel_shape=kernel.shape[2:], pads=pads * 2)]
+        if last is not None:
+            made.append(helper.make_node(last.op_type, names[:1], names[1:2]))
+            made[-1].attribute.extend(last.attribute)
+        made.append(helper.make_node("DepthToSpace", [made[-1].output[0]], names[2:], blocksize=stride, mode="DCR"))
+        ends = [-axis.after if axis.after else _FAR for axis in axes]
+        bounds = [[axis.before for axis in axes], ends, [2, 3]]
+        cuts = [flow.constants.add(f"{hint}_cut", np.array(one, np.int64)) for one in bounds]
+        made.append(helper.make_node("Slice", [names[2], *cuts], [hint if last is None else last.output[0]]))
+        flow.replace([node] if last is None else [node, last], made)
+        return True
 
 
 def _axes(node: NodeProto, flow: Flow) -> list[_Axis] | None:

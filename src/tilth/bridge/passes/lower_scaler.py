@@ -1,43 +1,32 @@
 """Turns ai.onnx.ml Scaler into arithmetic, inside the weights that follow it where that keeps the digits."""
 
-from pathlib import Path
-
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from tilth.bridge.flow import Flow, attributes, is_op
-from tilth.bridge.passes.base import Pass
+from tilth.bridge.passes.flow_pass import FlowPass
 from tilth.ports.arrays import Array
 
 #: (x - offset) * scale loses nothing to a far mean; x * scale - offset * scale loses as many bits as this has.
 _MOST_SHIFT = 16.0
 _LARGEST = float(np.finfo(np.float32).max)
-_LEAST_OPSET = 7  # from here on arithmetic broadcasts by itself
 
 
-class LowerScaler(Pass):
+class LowerScaler(FlowPass):
     """Folds a Scaler into the MatMul or Gemm behind it; where it cannot, writes Sub and Mul.
 
     Only float32 inputs of two dimensions; others are converted by the operator itself in a way of its own.
     """
 
     name = "lower-scaler"
+    least_opset = 7  # from here on arithmetic broadcasts by itself
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder in which external weights lie."""
-        self._folder = folder
-
-    def rewrite(self, model: ModelProto) -> int:
+    def edit(self, flow: Flow) -> int:
         """Lower every Scaler of float32; return how many."""
-        flow = Flow(model, self._folder)
-        if flow.opset < _LEAST_OPSET:
-            return 0
         scalers = [node for node in flow.nodes if is_op(node, "Scaler", domain="ai.onnx.ml") and _is_table(node, flow)]
         for node in scalers:
             if not _fold(node, flow):
                 _lower(node, flow)
-        if scalers:
-            flow.write()
         return len(scalers)
 
 

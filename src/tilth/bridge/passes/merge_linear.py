@@ -1,58 +1,45 @@
 """Merges a matrix product with the 1x1 convolution of its result into one matrix product."""
 
-from pathlib import Path
-
 import numpy as np
-from onnx import ModelProto, NodeProto, helper
+from onnx import NodeProto, helper
 
-from tilth.bridge.flow import Flow, attributes, is_op
-from tilth.bridge.passes.base import Pass
+from tilth.bridge.flow import Flow, attributes
+from tilth.bridge.passes.flow_pass import NodePass
 from tilth.bridge.passes.split_concat_conv import is_pointwise
 from tilth.ports.arrays import Array
 
 
-class MergeLinear(Pass):
+class MergeLinear(NodePass):
     """Merges MatMul, Add, Transpose and Reshape into an image with a Conv1x1 behind them, where that is less work.
 
     Two linear maps in a row are one, whose weights are multiplied here in float64.
     """
 
     name = "merge-linear"
+    ops = ("Conv",)
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder in which external weights lie."""
-        self._folder = folder
-
-    def rewrite(self, model: ModelProto) -> int:
-        """Merge every such pair; return how many."""
-        flow = Flow(model, self._folder)
-        changes = sum(_merge(node, flow) for node in flow.nodes if is_op(node, "Conv"))
-        if changes:
-            flow.write()
-        return changes
-
-
-def _merge(conv: NodeProto, flow: Flow) -> bool:
-    reshape = flow.lone_maker(conv.input[0], "Reshape")
-    turn = flow.lone_maker(reshape.input[0], "Transpose") if reshape is not None else None
-    if reshape is None or turn is None or attributes(turn).get("perm") != [0, 2, 1] or not is_pointwise(conv, flow):
-        return False
-    add = flow.lone_maker(turn.input[0], "Add")
-    product = flow.lone_maker(turn.input[0] if add is None else _summed(add, flow), "MatMul")
-    if product is None or not flow.constants.is_float(product.input[1]):
-        return False
-    first, second = flow.constants.read(product.input[1]), flow.constants.read(conv.input[1])[:, :, 0, 0].T
-    shape = _image(reshape, turn, flow)
-    if first.ndim != 2 or shape is None or shape[1] != len(second) or first.shape[1] != len(second):
-        return False
-    if len(first) * second.shape[1] > first.size + second.size:
-        return False
-    wide = second.astype(np.float64)
-    bias = (_row(add, product, flow) @ wide) if add is not None else np.zeros(second.shape[1])
-    bias = bias + (flow.constants.read(conv.input[2]) if len(conv.input) > 2 else 0)
-    shape[1] = second.shape[1]
-    _write(flow, [product, *([add] if add is not None else []), turn, reshape, conv], first @ wide, bias, shape)
-    return True
+    def change(self, conv: NodeProto, flow: Flow) -> bool:
+        """Merge one convolution with the product before it."""
+        reshape = flow.lone_maker(conv.input[0], "Reshape")
+        turn = flow.lone_maker(reshape.input[0], "Transpose") if reshape is not None else None
+        if reshape is None or turn is None or attributes(turn).get("perm") != [0, 2, 1] or not is_pointwise(conv, flow):
+            return False
+        add = flow.lone_maker(turn.input[0], "Add")
+        product = flow.lone_maker(turn.input[0] if add is None else _summed(add, flow), "MatMul")
+        if product is None or not flow.constants.is_float(product.input[1]):
+            return False
+        first, second = flow.constants.read(product.input[1]), flow.constants.read(conv.input[1])[:, :, 0, 0].T
+        shape = _image(reshape, turn, flow)
+        if first.ndim != 2 or shape is None or shape[1] != len(second) or first.shape[1] != len(second):
+            return False
+        if len(first) * second.shape[1] > first.size + second.size:
+            return False
+        wide = second.astype(np.float64)
+        bias = (_row(add, product, flow) @ wide) if add is not None else np.zeros(second.shape[1])
+        bias = bias + (flow.constants.read(conv.input[2]) if len(conv.input) > 2 else 0)
+        shape[1] = second.shape[1]
+        _write(flow, [product, *([add] if add is not None else []), turn, reshape, conv], first @ wide, bias, shape)
+        return True
 
 
 def _summed(add: NodeProto, flow: Flow) -> str:

@@ -1,43 +1,30 @@
 """Writes the exact GELU in the order of operations that engines know how to fuse."""
 
-from pathlib import Path
+from onnx import NodeProto, helper
 
-from onnx import ModelProto, NodeProto, helper
-
-from tilth.bridge.flow import Flow, is_op
-from tilth.bridge.passes.base import Pass
+from tilth.bridge.flow import Flow
+from tilth.bridge.passes.flow_pass import NodePass
 
 
-class RegroupGelu(Pass):
+class RegroupGelu(NodePass):
     """Rewrites x * (0.5 * (1 + erf(...))) as (x * (1 + erf(...))) * 0.5: a half is exact in either place."""
 
     name = "regroup-gelu"
+    ops = ("Mul",)
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder in which external weights lie."""
-        self._folder = folder
-
-    def rewrite(self, model: ModelProto) -> int:
-        """Regroup every GELU; return how many."""
-        flow = Flow(model, self._folder)
-        changes = sum(_regroup(node, flow) for node in flow.nodes if is_op(node, "Mul") and flow.here(node))
-        if changes:
-            flow.write()
-        return changes
-
-
-def _regroup(node: NodeProto, flow: Flow) -> bool:
-    for x, halved in (tuple(node.input), tuple(node.input)[::-1]):
-        half = flow.lone_maker(halved, "Mul")
-        found = _parts(half, flow) if half is not None else None
-        if half is None or found is None or not _is_erf_of(x, found[0], flow):
-            continue
-        product = flow.constants.fresh(f"{node.output[0]}_twice")
-        made = [helper.make_node("Mul", [x, found[0]], [product])]
-        made.append(helper.make_node("Mul", [product, found[1]], [node.output[0]]))
-        flow.replace([half, node], made)
-        return True
-    return False
+    def change(self, node: NodeProto, flow: Flow) -> bool:
+        """Regroup one GELU."""
+        for x, halved in (tuple(node.input), tuple(node.input)[::-1]):
+            half = flow.lone_maker(halved, "Mul")
+            found = _parts(half, flow) if half is not None else None
+            if half is None or found is None or not _is_erf_of(x, found[0], flow):
+                continue
+            product = flow.constants.fresh(f"{node.output[0]}_twice")
+            made = [helper.make_node("Mul", [x, found[0]], [product])]
+            made.append(helper.make_node("Mul", [product, found[1]], [node.output[0]]))
+            flow.replace([half, node], made)
+            return True
+        return False
 
 
 def _parts(half: NodeProto, flow: Flow) -> tuple[str, str] | None:

@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from pathlib import Path
 
-from onnx import ModelProto, NodeProto, helper
+from onnx import NodeProto, helper
 
-from tilth.bridge.flow import Flow, attributes, is_op
-from tilth.bridge.passes.base import Pass
+from tilth.bridge.flow import Flow, attributes
 from tilth.bridge.passes.drop_identity import keeps_channels
+from tilth.bridge.passes.flow_pass import NodePass
 
 #: Interpolation weights add up to one here, so that a bias may be added before or after.
 _FAIR = frozenset({b"half_pixel", b"pytorch_half_pixel", b"asymmetric", b"align_corners"})
-_LEAST_OPSET = 11  # the inputs of Resize
 #: A convolution that makes more channels than this times what it reads would make the enlarging dearer.
 _MOST_GROWTH = 2
 
@@ -26,7 +24,7 @@ class _Branch:
     resize: NodeProto | None
 
 
-class SplitConcatConv(Pass):
+class SplitConcatConv(NodePass):
     """Rewrites Conv1x1(Concat(Resize(a), b, ...)) as Resize(Conv1x1(a)) + Conv1x1(b) + ...
 
     A 1x1 convolution mixes channels and Resize mixes places, so their order is free; the heads of segmentation
@@ -34,43 +32,31 @@ class SplitConcatConv(Pass):
     """
 
     name = "split-concat-conv"
+    ops = ("Conv",)
+    least_opset = 11  # the inputs of Resize
 
-    def __init__(self, folder: Path) -> None:
-        """Take the folder in which external weights lie."""
-        self._folder = folder
-
-    def rewrite(self, model: ModelProto) -> int:
-        """Split every such convolution; return how many."""
-        flow = Flow(model, self._folder)
-        if flow.opset < _LEAST_OPSET:
-            return 0
-        changes = sum(_split(node, flow) for node in flow.nodes if is_op(node, "Conv"))
-        if changes:
-            flow.write()
-        return changes
-
-
-def _split(node: NodeProto, flow: Flow) -> bool:
-    concat = flow.lone_maker(node.input[0], "Concat")
-    if concat is None or attributes(concat)["axis"] != 1 or not is_pointwise(node, flow):
-        return False
-    branches = [_branch(name, flow) for name in concat.input]
-    found = [branch for branch in branches if branch is not None]
-    kernel = flow.constants.read(node.input[1])
-    out = len(kernel)
-    moved = [branch for branch in found if branch.resize is not None]
-    if len(found) < len(branches) or not moved or any(out > _MOST_GROWTH * branch.channels for branch in moved):
-        return False
-    made: list[NodeProto] = []
-    sums = []
-    ends = [0, *accumulate(branch.channels for branch in found)]
-    for number, (branch, (start, end)) in enumerate(zip(found, pairwise(ends), strict=True)):
-        inputs = ["", flow.constants.add(f"{node.input[1]}_{number}", kernel[:, start:end])]
-        inputs += node.input[2:] if number == 0 else []
-        sums.append(_convolved(branch, inputs, f"{node.output[0]}_{number}", flow, made))
-    _add_up(sums, node.output[0], flow, made)
-    flow.replace([*(b.resize for b in moved if b.resize is not None), concat, node], made)
-    return True
+    def change(self, node: NodeProto, flow: Flow) -> bool:
+        """Split one convolution."""
+        concat = flow.lone_maker(node.input[0], "Concat")
+        if concat is None or attributes(concat)["axis"] != 1 or not is_pointwise(node, flow):
+            return False
+        branches = [_branch(name, flow) for name in concat.input]
+        found = [branch for branch in branches if branch is not None]
+        kernel = flow.constants.read(node.input[1])
+        out = len(kernel)
+        moved = [branch for branch in found if branch.resize is not None]
+        if len(found) < len(branches) or not moved or any(out > _MOST_GROWTH * branch.channels for branch in moved):
+            return False
+        made: list[NodeProto] = []
+        sums = []
+        ends = [0, *accumulate(branch.channels for branch in found)]
+        for number, (branch, (start, end)) in enumerate(zip(found, pairwise(ends), strict=True)):
+            inputs = ["", flow.constants.add(f"{node.input[1]}_{number}", kernel[:, start:end])]
+            inputs += node.input[2:] if number == 0 else []
+            sums.append(_convolved(branch, inputs, f"{node.output[0]}_{number}", flow, made))
+        _add_up(sums, node.output[0], flow, made)
+        flow.replace([*(b.resize for b in moved if b.resize is not None), concat, node], made)
+        return True
 
 
 def _branch(name: str, flow: Flow) -> _Branch | None:

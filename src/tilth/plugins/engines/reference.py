@@ -46,8 +46,8 @@ class ReferenceEngine:
         return found
 
     def options(self, graph: Graph, device: Device, precisions: Sequence[Precision]) -> list[Option]:
-        """Offer the graph as it is."""
-        return [Option(Precision.FP32, hopeful=False)] if Precision.FP32 in precisions else []
+        """Offer the graph as it is, for when no other engine can: it is slower by orders and takes more memory."""
+        return [Option(Precision.FP32, hopeful=False, instead_of="plain")] if Precision.FP32 in precisions else []
 
     def load(self, model: Path, build: Build, device: Device) -> "ReferenceSession":
         """Load an ONNX file.
