@@ -1,8 +1,8 @@
 """An engine that answers 2 * x, and does whatever its build's settings say instead; run as a measuring child.
 
 Settings: `delay_us` is how long a call takes, `error` is added to the outputs, and 9 to those of `error_from` rows or
-more, `fault` names something to do at `when` (`load`, `placement`, or the number of a call), `elsewhere` places a node on another unit,
-`lie` answers a placement that is none, `mib` is memory to hold.
+more, `fault` names something to do at `when` (`load`, `placement`, or the number of a call), `elsewhere` places a node
+on another unit, `lie` answers a placement that is none, `mib` is memory to hold.
 """
 
 import os

@@ -109,6 +109,8 @@ def _built_once(
     try:
         with open_bundle(path) as bundle:
             built = build(bundle, device, request, tools, progress, folder)
+            if built.manifest == bundle.manifest and _is_same(path, out):
+                return built
             progress("writing", 0, 1, str(out))
             try:
                 if _digest_at(path) != bundle.digest:
@@ -122,6 +124,11 @@ def _built_once(
             return built
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_same(path: Path, out: str | Path) -> bool:
+    """Return whether `out` names what is at `path`, in the form that it has there."""
+    return not str(out).endswith("/") and Path(out).exists() and path.samefile(out)
 
 
 def _digest_at(path: Path) -> str:

@@ -16,6 +16,9 @@ from tilth.core.certificate import INFINITE, Certificate
 from tilth.core.errors import MissingError
 from tilth.core.record import to_json
 
+#: Labels beyond this wrap: kept on one line they would push the reasons off the screen.
+_LONGEST_LABEL = 48
+
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="A bundle that was built.")],
@@ -69,7 +72,7 @@ def _candidates(manifest: Manifest, target: str, choice: Choice | None) -> Rende
     numbers = ("p50 ms", "ratio", "rows/s", *(("rms",) if low else ("error",)), task, "memory")
     rows = [_row(b, by_id[b.id], choice, low=low) for b in builds]
     made = table(("candidate", *numbers, "why not"), rows, right=numbers)
-    made.columns[0].no_wrap = True
+    made.columns[0].no_wrap = all(len(row[0]) <= _LONGEST_LABEL for row in rows)
     made.columns[-1].min_width = 17
     return made
 
