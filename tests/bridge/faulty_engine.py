@@ -2,7 +2,8 @@
 
 Settings: `delay_us` is how long a call takes, `error` is added to the outputs, and 9 to those of `error_from` rows or
 more, `fault` names something to do at `when` (`load`, `placement`, or the number of a call), `elsewhere` places a node
-on another unit, `lie` answers a placement that is none, `mib` is memory to hold.
+on another unit, `lie` answers a placement that is none, `mib` is memory to hold, `row_mib` what each row of a call
+takes.
 """
 
 import os
@@ -84,6 +85,7 @@ class FaultySession:
         if delay_s:
             time.sleep(delay_s)
         x = np.asarray(inputs["x"])
+        np.ones((len(x) * int(self._settings.get("row_mib", 0))) << 20, np.uint8)
         wrong = 9.0 if len(x) >= float(self._settings.get("error_from", np.inf)) else self._settings.get("error", 0.0)
         return {"y": x * 2 + np.float32(wrong)}
 

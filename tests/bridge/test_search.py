@@ -194,6 +194,14 @@ def test_a_batch_that_would_outlast_the_budget_is_not_measured(search: Search) -
     assert [t.batch for t in built.result.certificates[0].timings] == [1]
 
 
+@pytest.mark.parametrize(("row_mib", "batches"), [(30, [1]), (1, [1, 32])])
+def test_a_batch_that_would_take_more_memory_than_the_search_has_is_not_measured(
+    search: Search, row_mib: int, batches: list[int]
+) -> None:
+    built = search(FaultyEngine({"row_mib": row_mib}), request=replace(LONG, batches=(1, 32)))
+    assert [t.batch for t in built.result.certificates[0].timings] == batches
+
+
 def test_what_stands_in_for_another_is_measured_only_when_no_build_of_that_agrees(search: Search) -> None:
     stand_in = {"precision": "int8", "instead_of": "plain", "delay_us": 100}
     request = replace(LONG, tolerance=Tolerance(rms=0.1))
