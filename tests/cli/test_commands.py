@@ -217,7 +217,8 @@ def test_a_build_that_is_stopped_leaves_the_bundle_and_goes_on_where_it_was(tmp_
     build = ("build", "m.tilth", "--engine", "ort", "--engine", "reference", "--budget", "3s", "--batches", "1")
     with place.start(*build, start_new_session=True) as process:
         waiting_for(place, process, 1)
-        workers = children(process.pid)
+        while not (workers := children(process.pid)) and process.poll() is None:
+            time.sleep(0.002)  # one has ended and the next is not started
         if how == "ctrl-c":
             os.killpg(process.pid, signal.SIGINT)
         else:
