@@ -188,6 +188,15 @@ def test_a_build_that_agrees_row_by_row_and_not_in_a_batch_does_not_win(search: 
     assert reasons["delay_us=200 error_from=64"].startswith("at batch 64: relative error")
 
 
+@pytest.mark.parametrize(("delay_us", "timed"), [(90_000, [1, 4]), (500, [1, 4, 32]), (900_000, [1])])
+def test_throughput_is_ranked_at_the_largest_batch_that_is_quick_to_time(
+    search: Search, delay_us: int, timed: list[int]
+) -> None:
+    request = Request(goal="throughput", budget_s=4.0, batches=(1, 4, 32))
+    built = search(FaultyEngine({"delay_us": delay_us}), request=request)
+    assert [t.batch for t in built.result.certificates[0].timings] == timed
+
+
 def test_a_batch_that_would_outlast_the_budget_is_not_measured(search: Search) -> None:
     request = Request(budget_s=2.0, batches=(1, 10_000))
     built = search(FaultyEngine({"delay_us": 2000}), request=request)

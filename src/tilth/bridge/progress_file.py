@@ -38,6 +38,7 @@ class _State:
     refused: Mapping[str, Refused]
     dropped: Mapping[str, str]
     anchor: str
+    main_batch: int
     rounds_done: int
     batches_done: bool
 
@@ -50,6 +51,7 @@ def state_to_json(state: State) -> dict[str, Any]:
         refused=state.refused,
         dropped=state.dropped,
         anchor=state.anchor,
+        main_batch=state.main_batch,
         rounds_done=state.rounds_done,
         batches_done=state.batches_done,
     )
@@ -67,6 +69,7 @@ def state_from_json(data: Any) -> State:
             refused=dict(saved.refused),
             dropped=dict(saved.dropped),
             anchor=saved.anchor,
+            main_batch=saved.main_batch,
             rounds_done=saved.rounds_done,
             batches_done=saved.batches_done,
         )

@@ -30,6 +30,8 @@ _LOOKED, _RANKED = 0.7, 0.85
 _GLANCE_SHARE, _LONGEST_GLANCE_S = 0.3, 0.6
 #: A contender this many times slower than the anchor is not timed twice.
 _HOPELESS = 8.0
+#: What one call may take at the batch size that ranks, unless it is the smallest; others are for those that are left.
+_LONGEST_CALL_S = 0.5
 #: How many are timed at every batch size, at most.
 _FINALISTS = 3
 #: What a candidate that runs when the looks end may still take, in seconds.
@@ -54,6 +56,7 @@ class State:
     refused: dict[str, Refused] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     anchor: str = ""
+    main_batch: int = 0
     rounds_done: int = 0
     batches_done: bool = False
 
@@ -94,8 +97,8 @@ class Search:
 
     @property
     def main_batch(self) -> int:
-        """The batch size that ranks: the smallest for latency, the largest for throughput."""
-        return self._batches[-1] if self._request.goal == "throughput" else self._batches[0]
+        """The batch size that ranks: the smallest for latency, the largest that is quick to time for throughput."""
+        return self.state.main_batch if self.state.main_batch in self._batches else self._batches[0]
 
     def run(self, candidates: Iterator[Candidate], total: Callable[[], int]) -> list[Candidate]:
         """Look at every candidate, halve until few are left, and time those at the other batch sizes.
@@ -185,6 +188,8 @@ class Search:
         """Time a contender beside the anchor; the first one becomes the anchor."""
         anchor = self.state.contenders.get(self.state.anchor)
         if anchor is None:
+            if self._request.goal == "throughput" and not self.state.main_batch:
+                self.state.main_batch = self._largest_quick_batch(contender)
             self.state.anchor = contender.id
             self._time([], self.main_batch, seconds, self._end, FEW_CYCLES)
             return
@@ -207,6 +212,11 @@ class Search:
         while len(taken) < 3 and (not taken or min(taken) > good_ns):
             taken += worker.call("time", self._arena.limits.call_s, inputs=inputs, seconds=0.0, most=1)["ns"]
         return min(taken)
+
+    def _largest_quick_batch(self, contender: Contender) -> int:
+        row_s = self._quickest_ns(contender, 0.0) / 1e9 / self._batches[0]
+        quick = [batch for batch in self._batches if row_s * batch <= _LONGEST_CALL_S]
+        return max(quick, default=self._batches[0])
 
     def _halve(self, end: float) -> None:
         able = [c for c in self.state.able if self.main_batch in c.samples]
