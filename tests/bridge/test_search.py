@@ -197,6 +197,14 @@ def test_throughput_is_ranked_at_the_largest_batch_that_is_quick_to_time(
     assert [t.batch for t in built.result.certificates[0].timings] == timed
 
 
+def test_where_a_task_metric_decides_it_decides_at_every_batch_size(search: Search) -> None:
+    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2)
+    request = replace(LONG, evaluation=Evaluation({"x": x}, np.argmax(x * 2, axis=1), 0.1))
+    lower = {"precision": "int8", "delay_us": 200, "error": 0.5}
+    built = search(FaultyEngine({"delay_us": 900}, lower), request=request)
+    assert winner(built) == "faulty int8 delay_us=200 error=0.5"
+
+
 def test_a_batch_that_would_outlast_the_budget_is_not_measured(search: Search) -> None:
     request = Request(budget_s=2.0, batches=(1, 10_000))
     built = search(FaultyEngine({"delay_us": 2000}), request=request)

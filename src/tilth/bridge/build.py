@@ -109,7 +109,7 @@ def _built_once(
     try:
         with open_bundle(path) as bundle:
             built = build(bundle, device, request, tools, progress, folder)
-            if built.manifest == bundle.manifest and _is_same(path, out):
+            if built.manifest == bundle.manifest and _is_same(path, out) and _digest_at(path) == bundle.digest:
                 return built
             progress("writing", 0, 1, str(out))
             try:

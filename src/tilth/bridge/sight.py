@@ -115,10 +115,12 @@ class Examiner:
     def objections_at(self, contender: Contender, inputs: Path, batch: int, beside: Sequence[str]) -> tuple[str, ...]:
         """Return why a build that agrees row by row does not at `batch` rows, those of the first golden case in turn.
 
+        Empty where a task metric decides, since that is not measured again for every batch size.
+
         Raises:
             WorkerFailed: it crashed, hung, outgrew its memory or refused to run.
         """
-        if not tells_rows_apart(self._signature):
+        if self._request.evaluation is not None or not tells_rows_apart(self._signature):
             return ()
         found = self._run(self._arena.ready(contender, beside), [inputs], math.inf)
         golden = resized_outputs(self._golden[0], self._signature, batch)
