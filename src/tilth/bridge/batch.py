@@ -6,7 +6,7 @@ import numpy as np
 
 from tilth.core.errors import InvalidError
 from tilth.core.signature import BATCH, Signature, TensorSpec
-from tilth.ports.arrays import Value, Values
+from tilth.ports.arrays import Array, Value, Values
 
 
 def rows(values: Values, signature: Signature) -> int:
@@ -38,23 +38,19 @@ def resized(values: Values, signature: Signature, wanted: int) -> dict[str, Valu
     have = rows(values, signature)
     if have == 0:
         raise InvalidError("the inputs have no rows", why="their batch size is 0", hint="give at least one row")
-    index = np.arange(wanted) % have
-    axes = {spec.name: _axis(spec) for spec in signature.inputs}
-    return {name: _taken(value, axes.get(name), index) for name, value in values.items()}
+    return _picked(values, signature.inputs, np.arange(wanted) % have)
 
 
 def row_of(values: Values, signature: Signature, row: int) -> dict[str, Value]:
     """Return one row of `values`, as a batch of one."""
-    axes = {spec.name: _axis(spec) for spec in signature.inputs}
-    return {name: _taken(value, axes.get(name), np.array([row])) for name, value in values.items()}
+    return _picked(values, signature.inputs, np.array([row]))
 
 
 def resized_outputs(values: Values, signature: Signature, wanted: int) -> dict[str, Value]:
     """Return the outputs for `resized` inputs of `wanted` rows, from those for the rows that these were taken from."""
-    axes = {spec.name: _axis(spec) for spec in signature.outputs}
+    axes = _axes(signature.outputs)
     sizes = [_size(values[name], axis) for name, axis in axes.items() if axis is not None and name in values]
-    index = np.arange(wanted) % max(1, *sizes, 1)
-    return {name: _taken(value, axes.get(name), index) for name, value in values.items()}
+    return _picked(values, signature.outputs, np.arange(wanted) % max([1, *sizes]))
 
 
 def tells_rows_apart(signature: Signature) -> bool:
@@ -67,9 +63,8 @@ def in_pieces(values: Values, signature: Signature, most: int) -> list[dict[str,
     count = rows(values, signature)
     if not tells_rows_apart(signature) or count <= most:
         return [dict(values)]
-    axes = {spec.name: _axis(spec) for spec in signature.inputs}
     groups = [np.arange(start, min(start + most, count)) for start in range(0, count, most)]
-    return [{name: _taken(value, axes.get(name), group) for name, value in values.items()} for group in groups]
+    return [_picked(values, signature.inputs, group) for group in groups]
 
 
 def joined(pieces: Sequence[Values], signature: Signature) -> dict[str, Value]:
@@ -80,7 +75,7 @@ def joined(pieces: Sequence[Values], signature: Signature) -> dict[str, Value]:
     """
     if len(pieces) == 1:
         return dict(pieces[0])
-    axes = {spec.name: _axis(spec) for spec in signature.outputs}
+    axes = _axes(signature.outputs)
     try:
         return {
             name: np.concatenate([np.asarray(piece[name]) for piece in pieces], axis=axes.get(name) or 0)
@@ -94,10 +89,24 @@ def _size(value: Value, axis: int) -> int:
     return int(value.shape[axis]) if isinstance(value, np.ndarray) and value.ndim > axis else 1
 
 
-def _taken(value: Value, axis: int | None, index: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Value:
+def size_bytes(values: Values) -> int:
+    """Return what the arrays among `values` take."""
+    return sum(value.nbytes for value in values.values() if isinstance(value, np.ndarray))
+
+
+def _picked(values: Values, specs: Sequence[TensorSpec], index: Array) -> dict[str, Value]:
+    axes = _axes(specs)
+    return {name: _taken(value, axes.get(name), index) for name, value in values.items()}
+
+
+def _taken(value: Value, axis: int | None, index: Array) -> Value:
     if axis is None or not isinstance(value, np.ndarray):
         return value
     return np.ascontiguousarray(np.take(value, index, axis=axis))
+
+
+def _axes(specs: Sequence[TensorSpec]) -> dict[str, int | None]:
+    return {spec.name: _axis(spec) for spec in specs}
 
 
 def _axis(spec: TensorSpec) -> int | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tilth.bridge.agreement import Tolerance, compare, objections
 from tilth.bridge.arrays import encode_value
-from tilth.bridge.batch import resized, rows
+from tilth.bridge.batch import resized, rows, size_bytes
 from tilth.bridge.blob import BlobSource, bytes_of, sizes_of
 from tilth.bridge.check_values import checked
 from tilth.bridge.interface import fixed_batch, proven_outputs, read_signature
@@ -139,17 +139,13 @@ def _few_rows(taken: Capture, inputs: dict[str, Value], signature: Signature) ->
         return inputs
     one = resized(inputs, signature, 1)
     try:
-        size = _size_bytes(one) + _size_bytes(_run_source(taken, one))
+        size = size_bytes(one) + size_bytes(_run_source(taken, one))
     except Exception:  # a model that cannot do one row says so at the second batch size
         return inputs
     few = max(4, min(count, _GOLDEN_ROWS, MOST_GOLDEN_BYTES // max(1, size)))
     if few < count and taken.recorded is None:
         return resized(inputs, signature, few)
     return inputs
-
-
-def _size_bytes(values: Values) -> int:
-    return sum(value.nbytes for value in values.values() if isinstance(value, np.ndarray))
 
 
 def _both_batches(

@@ -41,9 +41,7 @@ def halve(samples: Mapping[str, Samples], *, keep_at_least: int = 2) -> Verdict:
 
 def decided(samples: Mapping[str, Samples]) -> bool:
     """Return whether the best is far enough ahead of all others that more time would not change the order."""
-    order = sorted(samples, key=lambda name: (quantile(samples[name].ratios, 0.5), name))
-    best = samples[order[0]].ratios
-    others = [samples[name].ratios for name in order[1:]]
+    best, *others = sorted((one.ratios for one in samples.values()), key=lambda ratios: quantile(ratios, 0.5))
     return all(
         len(one) >= _ENOUGH_BLOCKS and len(best) >= _ENOUGH_BLOCKS and one[0] > best[-1] * _FAR_AHEAD for one in others
     )

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from tilth.bridge.agreement import compare, objections
-from tilth.bridge.batch import in_pieces, joined, resized_outputs, row_of, tells_rows_apart
+from tilth.bridge.batch import in_pieces, joined, resized_outputs, row_of, size_bytes, tells_rows_apart
 from tilth.bridge.measure.arena import Arena, Contender
 from tilth.bridge.measure.worker import Worker, WorkerFailed
 from tilth.bridge.request import Evaluation, Request
@@ -158,9 +156,8 @@ class Examiner:
 
 
 def _rows_at_once(inputs: Values, signature: Signature, weights_bytes: int) -> int:
-    one = row_of(inputs, signature, 0)
-    size = sum(value.nbytes for value in one.values() if isinstance(value, np.ndarray))
-    return 1 if weights_bytes > _LARGE_BYTES or size > _LARGE_ROW_BYTES else _ROWS
+    row_bytes = size_bytes(row_of(inputs, signature, 0))
+    return 1 if weights_bytes > _LARGE_BYTES or row_bytes > _LARGE_ROW_BYTES else _ROWS
 
 
 def _read_placement(answer: object) -> Placement:
