@@ -3,7 +3,7 @@
 Settings: `delay_us` is how long a call takes, `error` is added to the outputs, and 9 to those of `error_from` rows or
 more, `fault` names something to do at `when` (`load`, `placement`, or the number of a call), `elsewhere` places a node
 on another unit, `lie` answers a placement that is none, `mib` is memory to hold, `row_mib` what each row of a call
-takes.
+takes, `scratch_mib` what a call leaves allocated until the session rests.
 """
 
 import os
@@ -71,6 +71,7 @@ class FaultySession:
     def __init__(self, build: Build) -> None:
         self._settings = build.settings
         self._held = np.ones(int(self._settings.get("mib", 0)) << 20, np.uint8)
+        self._scratch = np.ones(0, np.uint8)
         self._calls = 0
         self._maybe("load")
 
@@ -86,6 +87,9 @@ class FaultySession:
             time.sleep(delay_s)
         x = np.asarray(inputs["x"])
         np.ones((len(x) * int(self._settings.get("row_mib", 0))) << 20, np.uint8)
+        scratch_bytes = int(self._settings.get("scratch_mib", 0)) << 20
+        if len(self._scratch) < scratch_bytes:
+            self._scratch = np.ones(scratch_bytes, np.uint8)
         wrong = 9.0 if len(x) >= float(self._settings.get("error_from", np.inf)) else self._settings.get("error", 0.0)
         return {"y": x * 2 + np.float32(wrong)}
 
@@ -96,6 +100,9 @@ class FaultySession:
         if self._settings.get("elsewhere"):
             return Placement("cpu", {"cpu": 1, "python": 1}, 0.5, "test")
         return Placement("cpu", {"cpu": 2}, 0.0, "test")
+
+    def rest(self, inputs: Values) -> None:
+        self._scratch = np.ones(0, np.uint8)
 
     def close(self) -> None:
         return

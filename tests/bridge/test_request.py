@@ -57,7 +57,7 @@ def test_data_that_fits_comes_as_engines_take_it() -> None:
     listed: Any = {"x": [[1, 2]]}
     given = Request(calibration=listed, evaluation=evaluation_of({"x": X.astype(">f4")}))
     made = checked_request(given, SIGNATURE)
-    assert made.calibration is not None and made.evaluation is not None
+    assert isinstance(made.calibration, dict) and made.evaluation is not None
     for data in (made.calibration, made.evaluation.inputs):
         assert isinstance(data["x"], np.ndarray) and data["x"].dtype == np.dtype("float32")
 

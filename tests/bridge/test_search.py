@@ -18,7 +18,7 @@ from tilth.bridge.bundle_read import open_bundle
 from tilth.bridge.cache import Cache
 from tilth.bridge.measure.arena import Arena, Contender, Limits
 from tilth.bridge.measure.rounds import time_round
-from tilth.bridge.measure.worker import WorkerFailed
+from tilth.bridge.measure.worker import WorkerFailed, memory_bytes
 from tilth.bridge.request import Evaluation, Request
 from tilth.bridge.search import estimate_limits
 from tilth.bridge.value_file import write_values
@@ -354,13 +354,16 @@ def test_a_fixed_batch_is_measured_as_it_is(doubler: Doubler, tmp_path: Path) ->
     assert all([t.batch for t in c.timings] == [1] for c in built.result.certificates)
 
 
-def test_more_contenders_than_memory_are_timed_in_pairs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("total_mib", "loaded"), [(320, 2), (180, 1)])
+def test_more_contenders_than_memory_are_timed_in_pairs_or_one_by_one(
+    tmp_path: Path, total_mib: int, loaded: int
+) -> None:
+    settings = [{"delay_us": delay, "mib": 64} for delay in (400, 800, 1200, 1600)]
     contenders = [
-        Contender(Build("g", DEVICE.target, "faulty", Precision.FP32, settings={"delay_us": delay}), Path("m"), 0)
-        for delay in (400, 800, 1200, 1600)
+        Contender(Build("g", DEVICE.target, "faulty", Precision.FP32, settings=one), Path("m"), 0) for one in settings
     ]
     write_values(tmp_path / "in.npz", {"x": np.ones((1, 2), np.float32)})
-    arena = Arena(COMMAND, tmp_path, DEVICE, Limits(1 << 30, 1 << 20))
+    arena = Arena(COMMAND, tmp_path, DEVICE, Limits(1 << 30, total_mib << 20))
     most: list[int] = []
     failed: list[WorkerFailed] = []
     try:
@@ -370,10 +373,45 @@ def test_more_contenders_than_memory_are_timed_in_pairs(tmp_path: Path) -> None:
             most.append(len(arena._workers))
     finally:
         arena.close()
-    assert max(most) == 2 and not failed, "never more than the pair"
+    assert max(most) == loaded and not failed, "never more than there is room for"
     assert all(len(c.samples[1].blocks) == 5 for c in contenders[1:])
     medians = [sorted(c.samples[1].ratios)[2] for c in contenders]
     assert medians == sorted(medians)
+
+
+def test_a_contender_that_waits_gives_back_what_only_its_calls_need(tmp_path: Path) -> None:
+    first, second = (
+        Contender(
+            Build("g", DEVICE.target, "faulty", Precision.FP32, settings={"scratch_mib": 200, "n": n}), Path("m"), 0
+        )
+        for n in (1, 2)
+    )
+    inputs = tmp_path / "in.npz"
+    write_values(inputs, {"x": np.ones((1, 2), np.float32)})
+    arena = Arena(COMMAND, tmp_path, DEVICE, Limits(1 << 30, 420 << 20))
+    try:
+        for one in (first, second):
+            worker = arena.ready(one, [first.id])
+            worker.call("run", 10.0, inputs=str(inputs), outputs=str(tmp_path / "out.npz"))
+            one.row_bytes = 200 << 20
+            arena.rest(one, inputs)
+            assert one.running_bytes > 200 << 20 > memory_bytes(worker.pid)
+        assert arena.crowded, "both stay loaded, since only one of them runs"
+    finally:
+        arena.close()
+
+
+def test_one_that_outgrows_its_memory_is_told_from_one_that_only_lacked_room_beside_others(search: Search) -> None:
+    engine = FaultyEngine({"scratch_mib": 100}, {"scratch_mib": 250}, {"scratch_mib": 600})
+    built = search(engine, request=LONG)
+    assert {name for name in labels(built.result).values()} == {"scratch_mib=100", "scratch_mib=250"}
+    reason = refusals(built.result)["scratch_mib=600"]
+    assert reason.startswith("it used ") and reason.endswith("allow more with `--memory`")
+
+
+def test_a_model_that_needs_more_memory_than_a_build_should_take_is_built_all_the_same(search: Search) -> None:
+    built = search(FaultyEngine({"scratch_mib": 700}), request=LONG)
+    assert winner(built) == "scratch_mib=700" and not built.result.refused
 
 
 def test_limits_leave_room_for_two_and_never_take_the_whole_machine() -> None:

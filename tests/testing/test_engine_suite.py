@@ -87,6 +87,11 @@ class KeepsTheFirstBatch(FakeSession):
         return {name: np.resize(self.first[name], value.shape) for name, value in found.items()}
 
 
+class RestsForGood(FakeSession):
+    def rest(self, inputs):
+        self._weights.clear()
+
+
 class DropsAnOutput(FakeSession):
     def run(self, inputs):
         found = super().run(inputs)
@@ -233,6 +238,7 @@ class SharesItsWeights(FakeSession):
         (ClaimsNoNodes, "test_placement_says_where_every_node_ran"),
         (ClaimsMoreThanAll, "test_placement_says_where_every_node_ran"),
         (NamesNoSource, "test_placement_says_where_every_node_ran"),
+        (RestsForGood, "test_a_rest_changes_nothing_but_memory"),
         (ClosesOnce, "test_a_session_closes_twice"),
         (SharesItsWeights, "test_two_sessions_do_not_know_of_each_other"),
     ],

@@ -18,10 +18,10 @@ from tilth.bridge.choose import choose
 from tilth.bridge.destination import check_destination
 from tilth.bridge.measure.arena import Arena, Limits
 from tilth.bridge.progress_file import state_from_json, state_to_json
-from tilth.bridge.request import Request, checked_request
+from tilth.bridge.request import Request, checked_data, checked_request
 from tilth.bridge.search import Progress, Search, State, estimate_limits
-from tilth.bridge.sight import Examiner
-from tilth.bridge.value_file import write_values
+from tilth.bridge.sight import Examiner, rows_at_once, write_pieces
+from tilth.bridge.value_file import read_values, write_values
 from tilth.bridge.variants import Kitchen, Variant
 from tilth.core.build import Build
 from tilth.core.bundle import Choice, Manifest, Refused
@@ -172,7 +172,7 @@ class _Builder:
         self._request = checked_request(request, bundle.manifest.signature)
         self._tools, self._progress, self._folder = tools, progress, folder
         self._engines = _wanted_engines(tools.engines, request.engines)
-        self._golden = bundle.golden()
+        self._calibration = self._kept_calibration(self._request.calibration)
         self._key = f"search-{key(self._facts())}"
 
     def run(self) -> Built:
@@ -189,6 +189,15 @@ class _Builder:
             self._tools.cache.put(self._key, {"result": to_json(result)})
         return self._assembled(result)
 
+    def _kept_calibration(self, given: Mapping[str, Value] | Path | None) -> list[Path]:
+        """Write the calibration inputs to files of a few rows, so that nobody has to hold all of them."""
+        if given is None:
+            return []
+        signature = self._bundle.manifest.signature
+        values = checked_data("calibration", read_values(given) if isinstance(given, Path) else given, signature)
+        most = rows_at_once(values, signature, self._bundle.manifest.graph.weights_bytes)
+        return write_pieces(self._folder / "calibration", values, signature, most)
+
     def _facts(self) -> dict[str, Any]:
         """Return everything that a result depends on."""
         request = self._request
@@ -202,7 +211,7 @@ class _Builder:
             "budget_s": request.budget_s,
             "memory_bytes": request.memory_bytes,
             "batches": list(request.batches),
-            "calibration": _values_digest(request.calibration, self._folder),
+            "calibration": [digest_file(path) for path in self._calibration],
             "evaluation": None
             if request.evaluation is None
             else {
@@ -242,7 +251,7 @@ class _Builder:
         arena = Arena(self._tools.measure, self._folder, self._device, limits)
         try:
             weights_bytes = plain.graph.weights_bytes
-            examiner = Examiner(arena, self._folder, self._golden, self._request, manifest.signature, weights_bytes)
+            examiner = Examiner(arena, self._folder, self._bundle, self._request, weights_bytes)
             # A search that goes on compares with what the source reached, not with what it sees first.
             examiner.source_metric = next((s.task.source for s in state.sights.values() if s.task), None)
             candidates = Candidates(
@@ -253,7 +262,7 @@ class _Builder:
                 examiner,
                 self._request,
                 manifest.signature,
-                self._golden[0][0],
+                lambda: self._bundle.inputs(0),
                 self._folder,
                 state,
                 self._save,
@@ -273,16 +282,12 @@ class _Builder:
         return Variant(graph, path, beside)
 
     def _kitchen(self, plain: Variant, examiner: Examiner, memory_bytes: int, make_room: Callable[[], None]) -> Kitchen:
-        inputs = examiner.inputs
-        if self._request.calibration is not None:
-            inputs = [self._folder / "calibration.npz"]
-            write_values(inputs[0], self._request.calibration)
         rms = self._request.tolerance.rms
         return Kitchen(
             self._tools.derive,
             plain,
             self._bundle.manifest.signature,
-            inputs,
+            self._calibration or examiner.inputs,
             self._device,
             self._folder,
             self._tools.cache,
@@ -403,9 +408,7 @@ def _version(engine: Engine) -> str:
         return "missing"
 
 
-def _values_digest(values: Mapping[str, Value] | None, folder: Path) -> str | None:
-    if values is None:
-        return None
+def _values_digest(values: Mapping[str, Value], folder: Path) -> str:
     with tempfile.TemporaryDirectory(dir=folder) as inside:
         path = Path(inside) / "values.npz"
         write_values(path, values)

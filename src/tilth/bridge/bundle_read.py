@@ -98,13 +98,15 @@ class Bundle:
 
     def golden(self) -> list[tuple[dict[str, Value], dict[str, Value]]]:
         """Return inputs and outputs of every golden case by name (steps 4 and 6); the caller owns them."""
-        return [
-            (
-                {name: self._value(value) for name, value in case.inputs.items()},
-                {name: self._value(value) for name, value in case.outputs.items()},
-            )
-            for case in self.manifest.golden.cases
-        ]
+        return [(self.inputs(number), self.outputs(number)) for number in range(len(self.manifest.golden.cases))]
+
+    def inputs(self, case: int) -> dict[str, Value]:
+        """Return the inputs of one golden case by name (steps 4 and 6); the caller owns them."""
+        return {name: self._value(value) for name, value in self.manifest.golden.cases[case].inputs.items()}
+
+    def outputs(self, case: int) -> dict[str, Value]:
+        """Return the outputs of one golden case by name (steps 4 and 6); the caller owns them."""
+        return {name: self._value(value) for name, value in self.manifest.golden.cases[case].outputs.items()}
 
     def materialise(self, graph_digest: str, folder: Path, *, self_contained_bytes: int = SELF_CONTAINED_BYTES) -> Path:
         """Write a graph as `model.onnx` into `folder` and return its path (step 7).

@@ -1,11 +1,13 @@
 """What activations look like on calibration inputs: their range, spread and means."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, save_model
+from onnx import ModelProto, TensorProto, TensorShapeProto, TypeProto, helper, save_model
+from onnx.shape_inference import infer_shapes
 
 from tilth.bridge.disk import sibling
 from tilth.bridge.scales import Scale, activation_scale
@@ -17,7 +19,7 @@ Load = Callable[[Path], Session]
 Visit = Callable[[str, Array], None]
 
 #: What the watched tensors of one run may take together.
-_GROUP_BYTES = 64 << 20
+_GROUP_BYTES = 32 << 20
 #: About how many numbers are looked at in all; small models see more rows than large ones.
 _NUMBERS = 1 << 27
 _LEAST_ROWS, _MOST_ROWS = 8, 64
@@ -109,7 +111,7 @@ def watch(
 ) -> None:
     """Call `visit` with each named float32 tensor of the main graph, once per input, in an order that never varies.
 
-    The tensors are read in groups of about 64 MiB, so that memory does not grow with the graph, and from 8 to 64 of the
+    The tensors are read in groups of about 32 MiB, so that memory does not grow with the graph, and from 8 to 64 of the
     inputs are used, fewer the more numbers there are to look at. External weights lie in `folder`; a file is made
     in it and removed again.
     """
@@ -140,10 +142,42 @@ def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
 
 def sizes_of(model: ModelProto, folder: Path, names: Iterable[str], values: Values, load: Load) -> dict[str, int]:
     """Return how many elements each named tensor of the main graph has for one input."""
-    asked = {f"tilth_size_{i}": name for i, name in enumerate(names)}
-    with closing(_loaded(model, folder, asked, load)) as session:
-        found = session.run(values)
-    return {name: int(np.asarray(found[key])) for key, name in asked.items()}
+    wanted = list(names)
+    sizes = _inferred(model, values)
+    asked = {f"tilth_size_{i}": name for i, name in enumerate(wanted) if name not in sizes}
+    if asked:
+        with closing(_loaded(model, folder, asked, load)) as session:
+            found = session.run(values)
+        sizes |= {name: int(np.asarray(found[key])) for key, name in asked.items()}
+    return {name: sizes[name] for name in wanted}
+
+
+def _inferred(model: ModelProto, values: Values) -> dict[str, int]:
+    """Return the sizes of the tensors whose shapes follow from those of the inputs."""
+    fixed = ModelProto()
+    fixed.CopyFrom(model)
+    for given in fixed.graph.input:
+        value = values.get(given.name)
+        if isinstance(value, np.ndarray):
+            shape = given.type.tensor_type.shape
+            del shape.dim[:]
+            shape.dim.extend(TensorShapeProto.Dimension(dim_value=size) for size in value.shape)
+    # What was noted for an open batch would contradict what follows from this one.
+    del fixed.graph.value_info[:]
+    for made in fixed.graph.output:
+        made.type.tensor_type.ClearField("shape")
+    try:
+        graph = infer_shapes(fixed, data_prop=True).graph
+    except Exception:  # onnx's own, where a graph is beyond its rules: it is run instead
+        return {}
+    known = (*graph.value_info, *graph.output)
+    return {info.name: size for info in known if (size := _elements(info.type.tensor_type)) is not None}
+
+
+def _elements(kind: TypeProto.Tensor) -> int | None:
+    dims = kind.shape.dim
+    sound = kind.HasField("shape") and all(dim.HasField("dim_value") for dim in dims)
+    return math.prod(dim.dim_value for dim in dims) if sound else None
 
 
 def _loaded(model: ModelProto, folder: Path, asked: Mapping[str, str], load: Load) -> Session:

@@ -41,7 +41,7 @@ def rebench(
         child, together = estimate_limits(bundle.manifest.graph.weights_bytes, device.memory_bytes, 0)
         arena = Arena(command, folder, device, Limits(child, together))
         try:
-            sample = bundle.golden()[0][0]
+            sample = bundle.inputs(0)
             for number, batch in enumerate(wanted):
                 progress("timing", number, len(wanted), f"batch {batch}")
                 inputs = folder / f"batch-{batch}.npz"

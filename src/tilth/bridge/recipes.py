@@ -1,6 +1,6 @@
 """Recipes: named sequences of graph passes that make a variant of the source graph."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,15 +19,15 @@ from tilth.ports.engine import Session
 Load = Callable[[Path], Session]
 #: Takes a model with its weights beside it in a folder, calibration inputs, and the rms relative error to aim for;
 #: changes the model; returns places changed.
-Recipe = Callable[[onnx.ModelProto, Path, list[Values], Load, float], int]
+Recipe = Callable[[onnx.ModelProto, Path, Sequence[Values], Load, float], int]
 
 
-def lean(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load, error: float) -> int:
+def lean(model: onnx.ModelProto, folder: Path, inputs: Sequence[Values], load: Load, error: float) -> int:
     """Fewer, plainer operators with the same answers; no calibration."""
     return make_lean(model, folder)
 
 
-def int8(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load, error: float) -> int:
+def int8(model: onnx.ModelProto, folder: Path, inputs: Sequence[Values], load: Load, error: float) -> int:
     """All convolutions and products with constant weights in int8, with scales from calibration."""
     _prepare(model, folder)
     work = Quantizer(model, folder, inputs, load)
@@ -37,7 +37,7 @@ def int8(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load,
     return len(work.sites)
 
 
-def int8_mixed(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load, error: float) -> int:
+def int8_mixed(model: onnx.ModelProto, folder: Path, inputs: Sequence[Values], load: Load, error: float) -> int:
     """As much of `int8` as keeps the rms relative error on calibration inputs within `error`; 0 when that is all."""
     _prepare(model, folder)
     made = keep_within(error, model, folder, inputs, load)
@@ -47,7 +47,7 @@ def int8_mixed(model: onnx.ModelProto, folder: Path, inputs: list[Values], load:
     return sum(node.op_type == "QuantizeLinear" for node in made.graph.node)
 
 
-def int8_dynamic(model: onnx.ModelProto, folder: Path, inputs: list[Values], load: Load, error: float) -> int:
+def int8_dynamic(model: onnx.ModelProto, folder: Path, inputs: Sequence[Values], load: Load, error: float) -> int:
     """Products and LSTMs in int8 with scales found at every call; convolutions stay float; no calibration."""
     _prepare(model, folder)
     return QuantizeDynamic(folder)(model)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ class Request:
 
     `budget_s` bounds the search in seconds. `memory_bytes` bounds each child; 0 derives it from the model. `batches`
     are the batch sizes to measure where the batch may vary, the smallest decides for latency. `engines` narrows the
-    engines by name; empty means all.
+    engines by name; empty means all. `calibration` is inputs by name, or an `.npz` of them, which is not held in memory
+    while builds are measured.
     """
 
     goal: Goal = "latency"
@@ -43,7 +45,7 @@ class Request:
     memory_bytes: int = 0
     batches: tuple[int, ...] = (1, 8, 32)
     engines: tuple[str, ...] = ()
-    calibration: Mapping[str, Value] | None = None
+    calibration: Mapping[str, Value] | Path | None = None
     evaluation: Evaluation | None = None
 
     @property
@@ -73,20 +75,25 @@ def evaluation(values: Mapping[str, Value], max_drop: float) -> Evaluation:
 
 
 def checked_request(request: Request, signature: Signature) -> Request:
-    """Return the request with its data as engines take it.
+    """Return the request with its data as engines take it; a file is not looked into.
 
     Raises:
         InvalidError: the data for calibration or evaluation does not fit the signature, or has no rows.
     """
     calibration, labelled = request.calibration, request.evaluation
-    if calibration is not None:
-        calibration = _checked_data("calibration", calibration, signature)
+    if isinstance(calibration, Mapping):
+        calibration = checked_data("calibration", calibration, signature)
     if labelled is not None:
-        labelled = replace(labelled, inputs=_checked_data("evaluation", labelled.inputs, signature))
+        labelled = replace(labelled, inputs=checked_data("evaluation", labelled.inputs, signature))
     return replace(request, calibration=calibration, evaluation=labelled)
 
 
-def _checked_data(what: str, values: Mapping[str, Value], signature: Signature) -> dict[str, Value]:
+def checked_data(what: str, values: Mapping[str, Value], signature: Signature) -> dict[str, Value]:
+    """Return inputs as engines take them; `what` they are for is said in errors.
+
+    Raises:
+        InvalidError: they do not fit the signature, or have no rows.
+    """
     try:
         found = checked(values, signature)
         if rows(found, signature) == 0:

@@ -36,6 +36,9 @@ _LONGEST_CALL_S = 0.5
 _FINALISTS = 3
 #: What a candidate that runs when the looks end may still take, in seconds.
 _GRACE_S = 1.0
+#: What a build takes beside three times the weights, and how much of it is this process with numpy, onnx and two
+#: sets of outputs to compare.
+_TOGETHER_BYTES, _OWN_BYTES = 500_000_000, 110_000_000
 _NO_TIME = Refusal(Verdict.TODO, "the budget ended before it was measured; give more with `--budget`")
 
 
@@ -82,7 +85,7 @@ class Search:
         examiner: Examiner,
         request: Request,
         signature: Signature,
-        sample: Values,
+        sample: Callable[[], Values],
         folder: Path,
         state: State,
         save: Callable[[State], None],
@@ -94,6 +97,7 @@ class Search:
         self.state, self._save, self._progress = state, save, progress
         self._batches = self._batch_sizes()
         self._end = end
+        self._outgrown: list[Contender] = []
 
     @property
     def main_batch(self) -> int:
@@ -147,14 +151,25 @@ class Search:
             if build.id not in self.state.sights and build.id not in self.state.refused:
                 self._look(known, glance_s)
                 self._save(self.state)
+        if made:
+            self._look_again(glance_s)
         self._progress("measuring", 1, 1)
         return made
+
+    def _look_again(self, glance_s: float) -> None:
+        """Look again at those that outgrew their memory when nothing else agrees, with all that one child may take."""
+        if self.state.able or not self._outgrown or not self._arena.widen():
+            return
+        for contender in self._outgrown:
+            del self.state.refused[contender.id]
+            self._look(contender, glance_s)
+            self._save(self.state)
 
     def _look(self, contender: Contender, glance_s: float) -> None:
         # Something agrees already: this one has the time that is left and no more.
         late = self._until(_LOOKED) + _GRACE_S if self.state.able else math.inf
         try:
-            sight = self._examiner.look(contender, [self.state.anchor], late)
+            sight = self._sight(contender, late)
             self.state.sights[contender.id] = sight
             if not sight.objections:
                 self._compare(contender, glance_s)
@@ -163,7 +178,20 @@ class Search:
         except AnchorFailed as error:
             self._replace_anchor(error)
         except WorkerFailed as error:
+            if error.outgrew:
+                self._outgrown.append(contender)
             self._fail(contender, error, out_of_time=time.monotonic() >= late)
+
+    def _sight(self, contender: Contender, late: float) -> Sight:
+        """Return what a contender shows; one that does not fit beside others is given all their room."""
+        try:
+            return self._examiner.look(contender, [self.state.anchor], late)
+        except WorkerFailed as error:
+            self._arena.drop(contender.id)
+            if not error.outgrew or not self._arena.crowded:
+                raise
+            self._arena.close()
+            return self._examiner.look(contender, [], late)
 
     def _replace_anchor(self, error: WorkerFailed) -> None:
         """Refuse the anchor and time everyone again beside a new one: ratios to two anchors cannot be ranked."""
@@ -312,7 +340,8 @@ class Search:
         path = self._folder / f"batch-{batch}.npz"
         if not path.exists():
             fixed = not self._signature.dynamic_batch
-            write_values(path, self._sample if fixed else resized(self._sample, self._signature, batch))
+            sample = self._sample()
+            write_values(path, sample if fixed else resized(sample, self._signature, batch))
         return path
 
     def _drop(self, contender_id: str, why: str) -> None:
@@ -324,6 +353,8 @@ class Search:
         self._arena.drop(contender.id)
         self.state.sights.pop(contender.id, None)
         refusal = _NO_TIME if out_of_time else Refusal(Verdict.UPSTREAM, error.reason)
+        if error.outgrew:
+            refusal = Refusal(Verdict.TODO, f"it {error.reason}; allow more with `--memory`")
         label, target = contender.build.label, contender.build.target
         self.state.refused[contender.id] = Refused(label, (refusal,), target, error.last_words)
 
@@ -331,8 +362,9 @@ class Search:
 def estimate_limits(weights_bytes: int, device_bytes: int, asked_bytes: int) -> tuple[int, int]:
     """Return the memory limit of one child and of all loaded children together, in bytes.
 
-    A child may take eight times the weights plus 1.5 GiB, which no engine needed on any model measured, but not more
-    than 80 % of the device. Together they stay below three times the weights plus 350 MiB, room for two contenders.
+    A build keeps within three times the weights plus 500 MB as long as anything agrees in that; what this process takes
+    for it is a part. A single child may take eight times the
+    weights plus 1.5 GiB where it must, but not more than 80 % of the device.
     """
     child = asked_bytes or min(8 * weights_bytes + (3 << 29), math.floor(device_bytes * 0.8) or (1 << 62))
-    return child, 3 * weights_bytes + (350 << 20)
+    return child, max(asked_bytes, 3 * weights_bytes + _TOGETHER_BYTES - _OWN_BYTES)

@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from tilth.bridge.agreement import compare, objections
 from tilth.bridge.batch import in_pieces, joined, resized_outputs, row_of, size_bytes, tells_rows_apart
+from tilth.bridge.bundle_read import Bundle
 from tilth.bridge.measure.arena import Arena, Contender
 from tilth.bridge.measure.worker import Worker, WorkerFailed
 from tilth.bridge.request import Evaluation, Request
@@ -48,15 +49,15 @@ class Examiner:
         self,
         arena: Arena,
         folder: Path,
-        golden: Sequence[tuple[Mapping[str, Value], Mapping[str, Value]]],
+        bundle: Bundle,
         request: Request,
-        signature: Signature,
         weights_bytes: int,
     ) -> None:
-        self._arena, self._folder, self._request, self._signature = arena, folder, request, signature
-        self._golden = [outputs for _, outputs in golden]
-        self._rows = _rows_at_once(golden[0][0], signature, weights_bytes)
-        self._cases = [self._written(f"golden-{number}", inputs) for number, (inputs, _) in enumerate(golden)]
+        self._arena, self._folder, self._request, self._bundle = arena, folder, request, bundle
+        self._signature = bundle.manifest.signature
+        self._rows = rows_at_once(bundle.inputs(0), self._signature, weights_bytes)
+        count = len(bundle.manifest.golden.cases)
+        self._cases = [self._written(f"golden-{number}", bundle.inputs(number)) for number in range(count)]
         #: The task metric of the source framework, once a build that stands for it has run.
         self.source_metric: float | None = None
         self._eval = [] if request.evaluation is None else self._written("eval", request.evaluation.inputs)
@@ -67,11 +68,7 @@ class Examiner:
         return list(chain.from_iterable(self._cases))
 
     def _written(self, name: str, inputs: Values) -> list[Path]:
-        paths = []
-        for number, piece in enumerate(in_pieces(inputs, self._signature, self._rows)):
-            paths.append(self._folder / f"{name}-{number}.npz")
-            write_values(paths[-1], piece)
-        return paths
+        return write_pieces(self._folder / name, inputs, self._signature, self._rows)
 
     def look(self, contender: Contender, beside: Sequence[str] = (), end: float = math.inf) -> Sight:
         """Load a contender, run everything through it until `end`, of `time.monotonic`, and say what it showed.
@@ -82,12 +79,13 @@ class Examiner:
         worker = self._arena.ready(contender, beside, end)
         limit_s = self._arena.limits.call_s
         loaded = worker.call("memory", limit_s)
-        found = [
-            (self._run(worker, paths, end), golden) for paths, golden in zip(self._cases, self._golden, strict=True)
-        ]
-        agreement = compare(found)
+        for paths in self._cases:
+            self._run(worker, paths, end)
         placement = _read_placement(worker.call("placement", limit_s))
-        reasons = objections(found, self._request.tolerance, contender.build.precision)
+        memory = worker.call("memory", limit_s)
+        contender.row_bytes = max(0, memory["peak_bytes"] - loaded["peak_bytes"]) // self._rows
+        self._arena.rest(contender, self._cases[0][0])
+        agreement, reasons = self._judged(contender.build.precision)
         task = None
         if self._request.evaluation is not None:
             task = self._task(worker, self._request.evaluation, contender.build.precision, reasons, end)
@@ -95,8 +93,6 @@ class Examiner:
         if placement.fallback_share > 0:
             share, where = placement.fallback_share, ", ".join(placement.nodes)
             reasons = [*reasons, f"{share:.0%} of its nodes are not on {placement.asked} but on {where}"]
-        memory = worker.call("memory", limit_s)
-        contender.row_bytes = max(0, memory["peak_bytes"] - loaded["peak_bytes"]) // self._rows
         contender.peak_memory_bytes = memory["peak_bytes"]
         contender.load_memory_bytes = max(contender.load_memory_bytes, memory["grown_bytes"])
         return Sight(
@@ -110,6 +106,11 @@ class Examiner:
             task=task,
         )
 
+    def _judged(self, precision: Precision) -> tuple[Agreement, list[str]]:
+        """Compare what the latest contender answered with the golden outputs."""
+        found = [(self._answers(paths), self._bundle.outputs(number)) for number, paths in enumerate(self._cases)]
+        return compare(found), objections(found, self._request.tolerance, precision)
+
     def objections_at(self, contender: Contender, inputs: Path, batch: int, beside: Sequence[str]) -> tuple[str, ...]:
         """Return why a build that agrees row by row does not at `batch` rows, those of the first golden case in turn.
 
@@ -120,23 +121,26 @@ class Examiner:
         """
         if self._request.evaluation is not None or not tells_rows_apart(self._signature):
             return ()
-        found = self._run(self._arena.ready(contender, beside), [inputs], math.inf)
-        golden = resized_outputs(self._golden[0], self._signature, batch)
+        self._run(self._arena.ready(contender, beside), [inputs], math.inf)
+        found = self._answers([inputs])
+        golden = resized_outputs(self._bundle.outputs(0), self._signature, batch)
         reasons = objections([(found, golden)], self._request.tolerance, contender.build.precision)
         return tuple(f"at batch {batch}: {reason}" for reason in reasons)
 
-    def _run(self, worker: Worker, inputs: Sequence[Path], end: float) -> dict[str, Value]:
-        outputs, pieces = self._folder / "outputs.npz", []
+    def _run(self, worker: Worker, inputs: Sequence[Path], end: float) -> None:
+        """Run files of inputs; the answers to each lie in a file of their own."""
         for path in inputs:
             limit_s = min(self._arena.limits.call_s, max(0.0, end - time.monotonic()))
             try:
-                worker.call("run", limit_s, inputs=str(path), outputs=str(outputs))
+                worker.call("run", limit_s, inputs=str(path), outputs=str(_answers_to(path)))
             except WorkerFailed as failure:
                 if failure.error is not None and failure.error.get("error") == UnavailableError.__name__:
                     told = failure.error
                     raise UnavailableError(told["what"], why=told["why"], hint=told["hint"]) from None
                 raise
-            pieces.append(read_values(outputs))
+
+    def _answers(self, inputs: Sequence[Path]) -> dict[str, Value]:
+        pieces = [read_values(_answers_to(path)) for path in inputs]
         try:
             return joined(pieces, self._signature)
         except InvalidError as error:
@@ -145,7 +149,8 @@ class Examiner:
     def _task(
         self, worker: Worker, data: Evaluation, precision: Precision, objections: Sequence[str], end: float
     ) -> Task | None:
-        name, value = metric(self._run(worker, self._eval, end), data.labels)
+        self._run(worker, self._eval, end)
+        name, value = metric(self._answers(self._eval), data.labels)
         if self.source_metric is None and precision is Precision.FP32 and not objections:
             # The source framework is not here any more; the first fp32 build that repeats its golden
             # outputs stands for it.
@@ -155,7 +160,21 @@ class Examiner:
         return Task(name, self.source_metric, round(value, 6), len(data.labels))
 
 
-def _rows_at_once(inputs: Values, signature: Signature, weights_bytes: int) -> int:
+def _answers_to(inputs: Path) -> Path:
+    return inputs.with_name(f"answers-{inputs.name}")
+
+
+def write_pieces(start: Path, values: Values, signature: Signature, most: int) -> list[Path]:
+    """Write values as files of at most `most` rows, whose names begin with `start`, and return these."""
+    paths = []
+    for number, piece in enumerate(in_pieces(values, signature, most)):
+        paths.append(start.with_name(f"{start.name}-{number}.npz"))
+        write_values(paths[-1], piece)
+    return paths
+
+
+def rows_at_once(inputs: Values, signature: Signature, weights_bytes: int) -> int:
+    """Return how many rows of such inputs go through a build of so many weights at a time."""
     row_bytes = size_bytes(row_of(inputs, signature, 0))
     return 1 if weights_bytes > _LARGE_BYTES or row_bytes > _LARGE_ROW_BYTES else _ROWS
 

@@ -59,7 +59,7 @@ def command(
         memory_bytes=size_bytes(memory) if memory else 0,
         batches=whole_numbers(batches),
         engines=tuple(engine or ()),
-        calibration=read_values(calibrate) if calibrate else None,
+        calibration=calibrate,
         evaluation=_evaluation(eval_data, max_drop),
     )
     cache = Cache(fresh=fresh)

@@ -69,6 +69,13 @@ class Session(Protocol):
         """Return where the engine says that each node was assigned; asked of the engine, never assumed."""
         ...
 
+    def rest(self, inputs: Values) -> None:
+        """Give back memory that only calls need, such as that of activations; the next call takes it anew.
+
+        `inputs` are some that it ran. An engine that keeps no such memory, or cannot give it back, does nothing.
+        """
+        ...
+
     def close(self) -> None:
         """Give back memory and threads. Calling it twice is allowed."""
         ...

@@ -197,6 +197,14 @@ class EngineSuite:
         assert sum(placement.nodes.values()) > 0, "no node ran anywhere"
         assert 0.0 <= placement.fallback_share <= 1.0, placement.fallback_share
 
+    def test_a_rest_changes_nothing_but_memory(self, small: SmallModel) -> None:
+        """A session answers as before after it gave back what only calls need, whichever way its calls go."""
+        with self._loaded(small) as session:
+            for rows in (*_BATCHES, *_BATCHES):
+                self._check_answers(small, session, rows)
+                session.rest(small.inputs(rows))
+                self._check_answers(small, session, rows)
+
     def test_a_session_closes_twice(self, small: SmallModel) -> None:
         """Whoever cleans up need not know who else did."""
         with self._loaded(small) as session:

@@ -83,7 +83,7 @@ def _anchor_block(arena: Arena, anchor: Contender, beside: Sequence[str], inputs
     try:
         return _block(arena.ready(anchor, beside), inputs, seconds, arena.limits.call_s)
     except WorkerFailed as failure:
-        raise AnchorFailed(failure.reason, failure.last_words, failure.error) from None
+        raise AnchorFailed(failure.reason, failure.last_words, failure.error, outgrew=failure.outgrew) from None
 
 
 def _block(worker: Worker, inputs: Path, seconds: float, call_s: float) -> list[int]:

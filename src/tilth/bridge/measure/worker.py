@@ -16,6 +16,8 @@ from typing import Any
 from tilth.core.errors import UnavailableError
 
 _POLL_S = 0.05
+#: How often a child that runs is held to its limits: in this time an engine can take tens of MiB.
+_WATCH_S = 0.01
 #: How long a child that closed its pipe has for ending by itself.
 _LAST_BREATH_S = 1.0
 _LAST_WORDS_BYTES = 4096
@@ -27,14 +29,18 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class WorkerFailed(Exception):
     """The child answered an error, died, hung, outgrew its memory or did not keep to the protocol.
 
-    `last_words` is the end of what it printed; `error` the error that it answered, as `TilthError.as_json` gives it.
+    `last_words` is the end of what it printed; `error` the error that it answered, as `TilthError.as_json` gives it;
+    `outgrew` says that it was ended for its memory.
     """
 
-    def __init__(self, reason: str, last_words: str = "", error: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, reason: str, last_words: str = "", error: dict[str, str] | None = None, *, outgrew: bool = False
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.last_words = last_words
         self.error = error
+        self.outgrew = outgrew
 
 
 class Worker:
@@ -48,10 +54,13 @@ class Worker:
 
     def __init__(self, command: Sequence[str], log: Path, memory_bytes: int) -> None:
         self._log = log
-        self._memory_bytes = memory_bytes
+        #: Its limit, which may change while it waits.
+        self.memory_bytes = memory_bytes
+        self._outgrew = False
         self._reason = ""
         self._buffer = b""
-        self._ended = threading.Event()
+        self._ended, self._running = threading.Event(), threading.Event()
+        self._running.set()
         with contextlib.ExitStack() as undo:
             command_read, self._commands = _pipe(undo)
             self._replies, reply_write = _pipe(undo)
@@ -80,9 +89,11 @@ class Worker:
         deadline = time.monotonic() + timeout_s
         overdue = f"`{do}` took longer than {timeout_s:.3g} s"
         self._signal(signal.SIGCONT)
+        self._running.set()
         self._send((json.dumps({"do": do, **arguments}) + "\n").encode(), deadline, overdue)
         reply = _parsed(self._read_line(deadline, overdue))
         self._signal(signal.SIGSTOP)
+        self._running.clear()
         if reply is None:
             raise self._stopped("answered something that is not an answer")
         if "error" in reply:
@@ -153,12 +164,13 @@ class Worker:
         if not self._has_ended():
             self._kill("it closed its pipe and went on running")
         code = self._reaped()
-        return WorkerFailed(self._reason or _how_it_ended(code), last_words(self._log))
+        return WorkerFailed(self._reason or _how_it_ended(code), last_words(self._log), outgrew=self._outgrew)
 
     def _reaped(self) -> int:
         """End the child and all that it started, and return how it ended."""
         self._kill("")
         self._ended.set()
+        self._running.set()
         self._watch.join()
         return self._process.wait()
 
@@ -186,12 +198,14 @@ class Worker:
                 printed = self._log.stat().st_size
             except (OSError, IndexError, ValueError):
                 return
-            if resident > self._memory_bytes:
-                self._kill(f"used {resident >> 20} MiB of memory, over its limit of {self._memory_bytes >> 20} MiB")
+            if resident > self.memory_bytes:
+                self._outgrew = True
+                self._kill(f"used {resident >> 20} MiB of memory, over its limit of {self.memory_bytes >> 20} MiB")
             elif printed > _MOST_LOG_BYTES:
                 self._kill(f"printed more than {_MOST_LOG_BYTES >> 20} MiB")
-            if self._ended.wait(_POLL_S):
+            if self._ended.wait(_WATCH_S):
                 return
+            self._running.wait()
 
 
 def memory_bytes(pid: int) -> int:

@@ -159,6 +159,12 @@ class OpenVinoSession:
         request = self._open or next(iter(self._requests.values()), None) or self._compiled(None)
         return request.placement()
 
+    def rest(self, inputs: Values) -> None:
+        """Drop the requests, and with them the memory of activations."""
+        for request in (self._open, *self._requests.values()):
+            if request is not None:
+                request.rest()
+
     def close(self) -> None:
         """Drop all compiled models."""
         self._requests.clear()
@@ -167,18 +173,26 @@ class OpenVinoSession:
 
 class _Request:
     def __init__(self, tensor: Any, compiled: Any, inputs: list[str], outputs: list[str]) -> None:
-        self._tensor, self._compiled, self._names = tensor, compiled, outputs
-        self._request = compiled.create_infer_request()
-        self._feeds = []
-        for index, name in enumerate(inputs):
-            port = compiled.inputs[index]
+        self._tensor, self._compiled, self._inputs, self._names = tensor, compiled, inputs, outputs
+        self._feeds: list[tuple[int, str, Any]] = []
+        self._request: Any = None
+
+    def _made(self) -> Any:
+        request = self._request = self._compiled.create_infer_request()
+        for index, name in enumerate(self._inputs):
+            port = self._compiled.inputs[index]
             fixed = port.get_partial_shape().is_static
-            view = self._request.get_input_tensor(index).data if fixed else None
+            view = request.get_input_tensor(index).data if fixed else None
             small = view is not None and view.nbytes < _SHARE_BYTES
             self._feeds.append((index, name, view if small else None))
+        return request
+
+    def rest(self) -> None:
+        self._feeds, self._request = [], None
+        self._compiled.release_memory()
 
     def run(self, inputs: Any) -> dict[str, Value]:
-        request = self._request
+        request = self._request or self._made()
         shared = []
         for index, name, view in self._feeds:
             value = inputs[name]

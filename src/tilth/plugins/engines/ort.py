@@ -1,5 +1,6 @@
 """onnxruntime on the CPU."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tilth.ports.arrays import Value, Values
 from tilth.ports.engine import Option, installed_version
 
 _ASSIGNMENT = "session.record_ep_graph_assignment_info"
+_SHRINK = "memory.enable_memory_arena_shrinkage"
 _CPU = "CPUExecutionProvider"
 #: Up to here one thread can win, and a second session for fixed shapes costs little; above it neither is worth
 #: the search time.
@@ -96,7 +98,9 @@ class OrtEngine:
                 why=_words(error),
                 hint="run `tilth engines` to see which engines are here; another may take it",
             ) from None
-        return OrtSession(session, ort.RunOptions(), make if fixed else None)
+        shrinking = ort.RunOptions()
+        shrinking.add_run_config_entry(_SHRINK, "cpu:0")
+        return OrtSession(session, ort.RunOptions(), shrinking, make if fixed else None)
 
 
 class OrtSession:
@@ -106,13 +110,13 @@ class OrtSession:
     arrays over at each call. Everything else, and every refusal, takes onnxruntime's own way.
     """
 
-    def __init__(self, session: Any, calm: Any, make: _Make | None = None) -> None:
+    def __init__(self, session: Any, calm: Any, shrinking: Any, make: _Make | None = None) -> None:
         self._open, self._make = session, make
         self._inputs = [given.name for given in session.get_inputs()]
         self._names = [output.name for output in session.get_outputs()]
         self._dims = [list(given.shape) for given in session.get_inputs()]
         # A call without run options makes them anew.
-        self._calm = calm
+        self._calm, self._shrinking = calm, shrinking
         self._latest = session
         self._sessions: dict[_Shapes, Any] = {}
         self._bound: dict[_Shapes, _BoundCall | None] = {}
@@ -190,6 +194,13 @@ class OrtSession:
         elsewhere = total - nodes.get(_CPU, 0)
         share = elsewhere / total if total else 0.0
         return Placement(_CPU, nodes, share, "onnxruntime get_provider_graph_assignment_info")
+
+    def rest(self, inputs: Values) -> None:
+        """Run once more, after which onnxruntime gives back what its arena holds for activations."""
+        session = self._session_for(self._shapes(inputs))
+        # Refused where there is no arena to shrink, which is as well.
+        with contextlib.suppress(Exception):
+            session._sess.run(self._names, inputs, self._shrinking)
 
     def close(self) -> None:
         """Drop the sessions and their thread pools."""
@@ -282,6 +293,8 @@ def _options(ort: Any, settings: Mapping[str, Scalar], dims: Mapping[str, int]) 
     options.add_session_config_entry(_ASSIGNMENT, "1")
     for name, size in dims.items():
         options.add_free_dimension_override_by_name(name, size)
+    if settings.get("arena") is False:
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     threads = settings.get("threads")
     if threads:
         options.intra_op_num_threads = threads
