@@ -36,6 +36,8 @@ _ROLES = {
     "measure": "tilth.bridge.measure.child:serve",
     "derive": "tilth.bridge.derive:serve",
     "capture": "tilth.bridge.capture_child:serve",
+    "worker": "tilth.serve.worker:serve",
+    "runner": "tilth.serve.runner:serve",
 }
 
 
@@ -115,7 +117,7 @@ def open_model(kind: str, what: str) -> Any:
 
 
 def worker_command(role: str) -> tuple[str, ...]:
-    """Return the command that starts a child, `measure`, `derive` or `capture`; two pipe numbers are appended to it."""
+    """Return the command that starts a child, one of the roles; two pipe numbers are appended to it."""
     return (sys.executable, "-m", "tilth.wiring", role)
 
 
@@ -137,6 +139,8 @@ def _serve_child(role: str, commands: int, replies: int) -> None:
     with os.fdopen(commands, encoding="utf-8") as reading, os.fdopen(replies, "w", encoding="utf-8") as writing:
         if role == "capture":
             serve(frontends(), engine, open_model, reading, writing)
+        elif role in ("worker", "runner"):
+            serve(engines(), this_device, reading, writing)
         else:
             serve(engine, reading, writing)
 

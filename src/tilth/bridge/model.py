@@ -73,8 +73,8 @@ class Model:
         self.close()
 
 
-def load_model(bundle: Bundle, device: Device, engines: Mapping[str, Engine]) -> Model:
-    """Load the build that the bundle's choice names for this device.
+def load_model(bundle: Bundle, device: Device, engines: Mapping[str, Engine], build_id: str = "") -> Model:
+    """Load the build that the bundle's choice names for this device, or another one that is certified for it.
 
     Raises:
         RefusedError: no build is certified for this chip with the engine's installed version, or a node would run
@@ -82,7 +82,8 @@ def load_model(bundle: Bundle, device: Device, engines: Mapping[str, Engine]) ->
         MissingError: the engine of the build is not installed.
         UnsupportedError: the engine refuses the graph that it accepted when it was certified.
     """
-    choice, build, certificate = chosen(bundle.manifest, device)
+    choice, _, _ = chosen(bundle.manifest, device)
+    build, certificate = _certified(bundle.manifest, build_id or choice.build, device)
     engine = engines.get(build.engine)
     if engine is None:
         raise MissingError(
@@ -119,12 +120,16 @@ def chosen(manifest: Manifest, device: Device) -> tuple[Choice, Build, Certifica
             why=f"it has certified builds for: {have}",
             hint="run `tilth build` on this machine",
         )
-    build = next((b for b in manifest.builds if b.id == choice.build), None)
-    certificate = next((c for c in manifest.certificates if c.build == choice.build), None)
+    return choice, *_certified(manifest, choice.build, device)
+
+
+def _certified(manifest: Manifest, build_id: str, device: Device) -> tuple[Build, Certificate]:
+    build = next((b for b in manifest.builds if b.id == build_id), None)
+    certificate = next((c for c in manifest.certificates if c.build == build_id), None)
     if build is None or certificate is None or build.target != device.target or not certificate.agrees:
         raise UntrustedError(
             f"the choice for `{device.target}` is not a build that its certificate calls good",
-            why=f"build {choice.build[:12]} is missing, for another target, or does not agree",
+            why=f"build {build_id[:12]} is missing, for another target, or does not agree",
             hint="the bundle was altered; run `tilth build` on this machine",
         )
     if (certificate.device.name, certificate.device.isa) != (device.name, device.isa):
@@ -133,7 +138,7 @@ def chosen(manifest: Manifest, device: Device) -> tuple[Choice, Build, Certifica
             why=f"it was measured on `{certificate.device.name}`, and this is `{device.name}`",
             hint="run `tilth build` on this machine",
         )
-    return choice, build, certificate
+    return build, certificate
 
 
 def _check_version(certificate: Certificate, build: Build, installed: str) -> None:

@@ -34,7 +34,7 @@ def write_values(path: Path, values: Values) -> None:
         OSError: the file cannot be written.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for name, array in _entries(values):
+        for name, array in entries(values):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, _storable(array), allow_pickle=False)
 
@@ -53,7 +53,7 @@ def read_values(path: Path) -> dict[str, Value]:
             # Opening a pipe would wait for a writer, and an archive is read from its end.
             raise ValueError("it is not a plain file")
         with zipfile.ZipFile(path) as archive:
-            return _grouped(_read_members(archive))
+            return grouped(_read_members(archive))
     except InvalidError as error:
         error.what = f"`{path}` {error.what}"
         raise
@@ -85,7 +85,8 @@ def _storable(array: Array) -> Array:
     return texts
 
 
-def _entries(values: Values) -> Iterable[tuple[str, Array]]:
+def entries(values: Values) -> Iterable[tuple[str, Array]]:
+    """Yield the arrays of values, each under the name of its entry."""
     for name, value in values.items():
         if value is None:
             continue
@@ -157,7 +158,8 @@ def _check_header(file: IO[bytes], member: zipfile.ZipInfo) -> None:
         )
 
 
-def _grouped(arrays: Mapping[str, Array]) -> dict[str, Value]:
+def grouped(arrays: Mapping[str, Array]) -> dict[str, Value]:
+    """Return the values that entries hold: the reverse of `entries`."""
     firsts = [name for name in arrays if len(name) > 2 and name.endswith("#0") and not _ESCAPED.fullmatch(name)]
     sequences = {name[:-2]: _members(name[:-2], arrays) for name in firsts}
     owners = {member: base for base, members in sequences.items() for member in members}

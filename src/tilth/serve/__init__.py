@@ -1,0 +1,1 @@
+"""The data plane: bundles served over the Open Inference Protocol."""

@@ -1,0 +1,88 @@
+"""Who may do what: a bearer token against the scope that a request needs.
+
+RefusedError
+├── UnauthenticatedError  no credential, or one that is not accepted: present one
+└── ForbiddenError        the credential is good and not for this: ask for the scope
+"""
+
+import re
+
+from tilth.core.errors import RefusedError
+from tilth.serve.tokens import MAX_TOKEN_BYTES, SCOPES, JwtVerifier, Principal, TokenFile
+
+#: RFC 6750, section 2.1: `b64token`.
+_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] ([A-Za-z0-9._~+/-]+=*)")
+_HINT = "send the header `Authorization: Bearer TOKEN`"
+_ANYONE = Principal("anyone", SCOPES)
+
+
+class UnauthenticatedError(RefusedError):
+    """No credential, or one that is not accepted."""
+
+
+class ForbiddenError(RefusedError):
+    """The credential is good and lacks the scope."""
+
+
+class Access:
+    """The one check of who may do what, for every door of the server.
+
+    With neither a token file nor a JWT key it is `open`: everyone may do everything, which is for loopback and for
+    `--insecure`; whether that is acceptable is `check_exposure`'s to say.
+    """
+
+    def __init__(self, tokens: TokenFile | None = None, jwt: JwtVerifier | None = None) -> None:
+        self._tokens = tokens
+        self._jwt = jwt
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody is asked for a credential."""
+        return self._tokens is None and self._jwt is None
+
+    def check(self, authorization: str | None, scope: str) -> Principal:
+        """Return who asks, when it may do `scope`; no scope implies another.
+
+        `authorization` is the value of the header, None when there is none. A request with more than one such header
+        is for the caller to refuse. Errors say nothing of what was presented.
+
+        Raises:
+            UnauthenticatedError: there is no credential, or it is not accepted.
+            ForbiddenError: the scope is not among those of the credential.
+        """
+        if self.open:
+            return _ANYONE
+        principal = self._principal(_secret(authorization))
+        if scope not in principal.scopes:
+            raise ForbiddenError(
+                f"`{principal.name}` may not use scope `{scope}`",
+                why=f"its credential has {', '.join(f'`{one}`' for one in sorted(principal.scopes)) or 'no scope'}",
+                hint=f"ask whoever runs this server for a token with scope `{scope}`",
+            )
+        return principal
+
+    def _principal(self, secret: str) -> Principal:
+        found = self._tokens.find(secret) if self._tokens is not None else None
+        if found is not None:
+            return found
+        if self._jwt is None:
+            raise _not_accepted("it is none of the tokens of this server")
+        try:
+            return self._jwt.verify(secret)
+        except RefusedError as error:
+            raise _not_accepted(error.why) from None
+
+
+def _secret(authorization: str | None) -> str:
+    if authorization is None:
+        raise UnauthenticatedError("a credential is needed", why="there is no Authorization header", hint=_HINT)
+    if len(authorization) > MAX_TOKEN_BYTES + len("Bearer "):
+        raise _not_accepted(f"it is longer than {MAX_TOKEN_BYTES} bytes")
+    found = _BEARER.fullmatch(authorization)
+    if found is None:
+        raise _not_accepted("the header is not `Bearer`, one space and a token")
+    return found[1]
+
+
+def _not_accepted(why: str) -> UnauthenticatedError:
+    return UnauthenticatedError("the credential is not accepted", why=why, hint=_HINT)

@@ -1,0 +1,78 @@
+"""Messages between a worker and a runner over a Unix socket: a header, JSON about tensors, and their bytes; pure.
+
+Both ends are Tilth's own processes on one machine, so that lengths are checked and names are not.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from tilth.core import errors
+from tilth.core.errors import TilthError, UnavailableError
+from tilth.ports.arrays import Array, Value
+from tilth.serve import failure
+from tilth.serve.datatypes import datatype_of, from_raw, to_raw
+
+#: Length of the JSON, length of the bytes, number of the call.
+HEADER = struct.Struct("<IQQ")
+#: Engines read faster, and some only, from addresses that are multiples of this.
+_ALIGNMENT = 64
+_CLASSES: Mapping[str, type[TilthError]] = {
+    name: kind
+    for module in (errors, failure)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, TilthError)
+}
+
+
+def pack(number: int, facts: Mapping[str, Any], values: Mapping[str, Value]) -> list[bytes]:
+    """Return a message as pieces to write one after the other."""
+    tensors: list[Any] = []
+    pieces: list[bytes] = []
+    at = 0
+    for name, value in values.items():
+        if value is None:
+            continue
+        items = value if isinstance(value, list | tuple) else None
+        told = []
+        for array in [value] if items is None else items:
+            data = to_raw(array)
+            told.append([datatype_of(array), array.shape, at, len(data)])
+            gap = -len(data) % _ALIGNMENT
+            pieces += (data, bytes(gap)) if gap else (data,)
+            at += len(data) + gap
+        tensors.append([name, items is not None, told])
+    meta = orjson.dumps({**facts, "tensors": tensors})
+    # JSON takes blanks at its end, and what follows begins at an aligned address.
+    meta += b" " * (-(HEADER.size + len(meta)) % _ALIGNMENT)
+    return [HEADER.pack(len(meta), at, number), meta, *pieces]
+
+
+def unpack(meta: bytes | memoryview, body: memoryview) -> tuple[dict[str, Any], dict[str, Value]]:
+    """Return a message's facts and values; numbers share the memory of `body`."""
+    facts = orjson.loads(meta)
+    values: dict[str, Value] = {}
+    for name, many, told in facts.pop("tensors"):
+        arrays = [_array(name, one, body) for one in told]
+        values[name] = arrays if many else arrays[0]
+    return facts, values
+
+
+def _array(name: str, told: Sequence[Any], body: memoryview) -> Array:
+    datatype, shape, at, size = told
+    return np.asarray(from_raw(name, datatype, shape, body[at : at + size]))
+
+
+def error_facts(error: TilthError) -> dict[str, Any]:
+    """Return an error as facts of a message."""
+    return {"error": error.as_json()}
+
+
+def raised(facts: Mapping[str, Any]) -> TilthError:
+    """Return the error that facts tell of."""
+    told = facts["error"]
+    kind = _CLASSES.get(told["error"], UnavailableError)
+    return kind(told["what"], why=told["why"], hint=told["hint"])

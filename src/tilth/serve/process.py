@@ -1,0 +1,124 @@
+"""The supervisor's handle on a process of its own: a line of JSON a message, both ways, and how it ended."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tilth.bridge.measure.worker import last_words, memory_bytes
+
+_LINE_BYTES = 1 << 26
+
+
+class Process:
+    """A child with two pipes. `start` makes it."""
+
+    def __init__(
+        self, inner: asyncio.subprocess.Process, commands: int, reader: asyncio.StreamReader, log: Path
+    ) -> None:
+        self._inner, self._commands, self._reader, self._log = inner, commands, reader, log
+        self.born = time.monotonic()
+
+    @classmethod
+    async def start(
+        cls, command: Sequence[str], config: Mapping[str, Any], log: Path | None, pass_fds: Sequence[int] = ()
+    ) -> "Process":
+        """Start a child and send it its first line. What it prints goes to `log`, or where ours goes.
+
+        Raises:
+            OSError: the operating system cannot start a process.
+        """
+        command_read, commands = os.pipe()
+        replies, reply_write = os.pipe()
+        try:
+            with contextlib.ExitStack() as stack:
+                out = stack.enter_context(log.open("wb")) if log is not None else None
+                inner = await asyncio.create_subprocess_exec(
+                    *command,
+                    str(command_read),
+                    str(reply_write),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    pass_fds=(command_read, reply_write, *pass_fds),
+                    start_new_session=True,
+                )
+        except BaseException:
+            os.close(commands)
+            os.close(replies)
+            raise
+        finally:
+            os.close(command_read)
+            os.close(reply_write)
+        reader = asyncio.StreamReader(limit=_LINE_BYTES)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        pipe = os.fdopen(replies, "rb", buffering=0)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
+        made = cls(inner, commands, reader, log or Path("/dev/null"))
+        made.send(config)
+        return made
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message; a child that is gone misses it, and its end is told elsewhere."""
+        with contextlib.suppress(OSError):
+            os.write(self._commands, json.dumps(message).encode() + b"\n")
+
+    async def messages(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield what the child says until it closes its pipe."""
+        while line := await self._reader.readline():
+            with contextlib.suppress(ValueError):
+                told = json.loads(line)
+                if isinstance(told, dict):
+                    yield told
+
+    async def answer(self) -> dict[str, Any]:
+        """Return the next message; empty when there is none any more."""
+        async for message in self.messages():
+            return message
+        return {}
+
+    async def ended(self) -> int:
+        """Wait for the child's end and return its exit code, negative for a signal."""
+        code = await self._inner.wait()
+        with contextlib.suppress(OSError):
+            os.close(self._commands)
+        self._commands = -1
+        return code
+
+    def kill(self) -> None:
+        """End the child and what it started at once."""
+        if self._inner.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._inner.pid, signal.SIGKILL)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._inner.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._inner.returncode is None
+
+    def memory_bytes(self) -> int:
+        """Return what it holds, shared pages counted once over all processes."""
+        return memory_bytes(self.pid) if self.alive else 0
+
+    def last_words(self) -> str:
+        """Return the end of what it printed."""
+        return last_words(self._log)
+
+
+def how_it_ended(code: int) -> str:
+    """Return an exit code in words."""
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"its process was ended by {signal.Signals(-code).name}"
+    return f"its process was ended by signal {-code}"

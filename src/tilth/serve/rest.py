@@ -1,0 +1,353 @@
+"""The protocol over REST: routes, credentials and errors; what a request means is for the core."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import orjson
+
+from tilth.bridge.value_file import entries, grouped
+from tilth.core.errors import InvalidError, MissingError, TilthError
+from tilth.core.signature import Signature
+from tilth.ports.arrays import Array, Value
+from tilth.serve import rest_infer, rest_rows
+from tilth.serve.access import Access, UnauthenticatedError
+from tilth.serve.body import Bodies, packed
+from tilth.serve.failure import DeadlineError, OverloadedError
+from tilth.serve.host import HostRule
+from tilth.serve.logs import Log, request_id
+from tilth.serve.metadata import model_config, model_metadata
+from tilth.serve.openapi import document
+from tilth.serve.repository import Repository
+from tilth.serve.request import Request, timeout_s
+from tilth.serve.service import Service
+from tilth.serve.status import http_status
+from tilth.serve.traces import Context, child, header, parse
+
+Headers = list[tuple[str, str]]
+Reply = tuple[int, Headers, bytes]
+Handler = Callable[[Any, Any, tuple[str, ...]], Awaitable[Reply]]
+_JSON: Headers = [("content-type", "application/json")]
+_TEXT: Headers = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
+_MOST_PATH = 2048
+#: Scopes that a route may need; the empty one needs no credential.
+_OPEN, _INFER, _MANAGE, _METRICS = "", "infer", "manage", "metrics"
+
+
+class Rest:
+    """An RSGI application. `scopes` are the ones that this port offers; routes of others are not there."""
+
+    def __init__(
+        self,
+        service: Service,
+        repository: Repository,
+        access: Access,
+        hosts: HostRule,
+        log: Log,
+        tracer: Any,
+        scopes: frozenset[str] = frozenset((_INFER, _MANAGE, _METRICS)),
+    ) -> None:
+        self._service, self._repository, self._access = service, repository, access
+        self._hosts, self._log, self._tracer, self._scopes = hosts, log, tracer, scopes
+        self.bodies = Bodies(service.limits)
+        self._memo: dict[tuple[str, str], tuple[Handler, str, tuple[str, ...]]] = {}
+
+    async def __rsgi__(self, scope: Any, proto: Any) -> None:
+        """Answer one request; nothing that it holds can raise beyond this."""
+        headers, began = scope.headers, time.perf_counter_ns()
+        context, given_id = None, ""
+        try:
+            refusal = self._hosts.refusal(headers.get("host") or scope.authority, headers.get("origin"))
+            if refusal:
+                raise _misdirected(refusal)
+            route = self._memo.get((scope.method, scope.path)) or self._route(scope.method, scope.path)
+            if route[1] and not self._access.open:
+                self._access.check(headers.get("authorization"), route[1])
+            context = _context(headers)
+            status, head, body = await route[0](scope, proto, route[2])
+            error = ""
+        except TilthError as failure:
+            given_id = request_id(headers.get("x-request-id"))
+            status, head, body = _told(failure, given_id)
+            error = failure.what
+        except Exception as failure:  # a fault of ours: the client learns that, and the log the rest
+            given_id = request_id(headers.get("x-request-id"))
+            self._log.write("error", "fault", id=given_id, error=f"{type(failure).__name__}: {failure}"[:2000])
+            status, head, body, error = 500, _JSON, _problem("the server failed", "the log says why", given_id), "fault"
+        if body and (accepted := headers.get("accept-encoding")) and accepted != "identity":
+            body, encoding = packed(body, accepted)
+            if encoding:
+                head = [*head, ("content-encoding", encoding)]
+        if context is not None:
+            head = [*head, ("traceparent", header(context))]
+            self._tracer.span(f"{scope.method} {scope.path}", context, {}, began, time.perf_counter_ns(), error)
+        if error or self._log.access:
+            ms = (time.perf_counter_ns() - began) / 1e6
+            self._log.request(given_id, scope.path[:200], "", status, ms, 0, len(body), scope.client, error)
+        proto.response_bytes(status, head, body)
+
+    # -- routes
+
+    def _route(self, method: str, path: str) -> tuple[Handler, str, tuple[str, ...]]:
+        if len(path) > _MOST_PATH:
+            raise InvalidError("the path is too long", why=f"at most {_MOST_PATH} characters are read")
+        parts = tuple(path.split("/")[1:])
+        found = self._matched(parts)
+        if found is None or (found[0][1] and found[0][1] not in self._scopes):
+            raise MissingError(f"there is no `{path[:200]}`", hint="GET /openapi.json lists all there is")
+        (methods, scope, handler), names = found
+        if method not in methods:
+            raise _not_allowed(method, path, methods)
+        route = (handler, scope, names)
+        if len(self._memo) > 4096:
+            self._memo.clear()
+        self._memo[method, path] = route
+        return route
+
+    def _matched(self, parts: tuple[str, ...]) -> tuple[tuple[str, str, Handler], tuple[str, ...]] | None:
+        fixed = self._fixed().get("/".join(parts))
+        if fixed is not None:
+            return fixed, ()
+        if parts[:2] == ("v1", "models"):
+            return self._rows_route(parts[2:])
+        if parts[:3] == ("v2", "repository", "models") and len(parts) == 5 and parts[4] in ("load", "unload"):
+            handler = self._load if parts[4] == "load" else self._unload
+            return ("POST", _MANAGE, handler), (_name(parts[3]),)
+        if parts[:2] == ("v2", "models") and len(parts) > 2:
+            return self._model_route(parts[2:])
+        if parts[:1] == ("v2",) and parts[1:2] and parts[1].endswith("sharedmemory"):
+            method = "GET" if parts[-1] == "status" else "POST"
+            return (method, _INFER, self._shared_memory), parts[-1:]
+        return None
+
+    def _fixed(self) -> Mapping[str, tuple[str, str, Handler]]:
+        return {
+            "v2": ("GET", _INFER, self._server),
+            "v2/": ("GET", _INFER, self._server),
+            "v2/health/live": ("GET HEAD", _OPEN, self._live),
+            "v2/health/ready": ("GET HEAD", _OPEN, self._ready),
+            "v2/models/stats": ("GET", _INFER, self._stats),
+            "v2/repository/index": ("POST GET", _MANAGE, self._index),
+            "v2/logging": ("GET POST", _MANAGE, self._logging),
+            "v2/trace/setting": ("GET POST", _MANAGE, self._tracing),
+            "metrics": ("GET", _METRICS, self._metrics),
+            "openapi.json": ("GET", _OPEN, self._openapi),
+        }
+
+    def _model_route(self, parts: tuple[str, ...]) -> tuple[tuple[str, str, Handler], tuple[str, ...]] | None:
+        name, version, rest = _name(parts[0]), "", parts[1:]
+        if rest[:1] == ("versions",) and len(rest) > 1:
+            version, rest = _name(rest[1]), rest[2:]
+        found = {
+            (): ("GET", _INFER, self._model),
+            ("ready",): ("GET HEAD", _OPEN, self._model_ready),
+            ("infer",): ("POST", _INFER, self._infer),
+            ("config",): ("GET", _INFER, self._config),
+            ("stats",): ("GET", _INFER, self._stats),
+            ("trace", "setting"): ("GET POST", _MANAGE, self._tracing),
+        }.get(rest)
+        return None if found is None else (found, (name, version))
+
+    def _rows_route(self, parts: tuple[str, ...]) -> tuple[tuple[str, str, Handler], tuple[str, ...]] | None:
+        path, _, verb = "/".join(parts).rpartition(":")
+        split = path.split("/")
+        if verb != "predict" or len(split) not in (1, 3) or (len(split) == 3 and split[1] != "versions"):
+            return None
+        version = _name(split[2]) if len(split) == 3 else ""
+        return ("POST", _INFER, self._predict), (_name(split[0]), version)
+
+    # -- inference
+
+    async def _infer(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        headers = scope.headers
+        body = await self.bodies.read(scope, proto)
+        document, inputs = rest_infer.parse(body, headers.get(rest_infer.JSON_LENGTH), self._service.limits)
+        request = rest_infer.request_of(names[0], names[1], document, inputs)
+        default, asked = rest_infer.forms(document)
+        request.until = _until(headers.get("timeout"), request)
+        signature = self._service.unit(*names).facts.signature if self._service.models.get(names[0]) else None
+        answer = await self._service.infer(_with_groups(request, signature))
+        outputs = arrays_of(answer.outputs)
+        made, json_size = rest_infer.render(answer.model, answer.version, answer.id, outputs, default, asked)
+        if not json_size:
+            return 200, _JSON, made
+        head = [("content-type", "application/octet-stream"), (rest_infer.JSON_LENGTH, str(json_size))]
+        return 200, head, made
+
+    async def _predict(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        body = await self.bodies.read(scope, proto)
+        try:
+            given = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise InvalidError("the body is not JSON", why=str(error)[:200]) from None
+        unit = self._service.unit(*names)
+        signature = unit.facts.signature
+        inputs = rest_rows.inputs_of(given, signature)
+        request = Request(names[0], inputs, unit.version if names[1] else "")
+        request.until = _until(scope.headers.get("timeout"), request)
+        answer = await self._service.infer(request)
+        told = {"predictions": rest_rows.predictions(answer.outputs, signature), "model_version": answer.version}
+        return 200, _JSON, orjson.dumps(told)
+
+    # -- what there is
+
+    async def _live(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        return 200, _JSON, b'{"live":true}'
+
+    async def _ready(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        if self._service.is_ready():
+            return 200, _JSON, b'{"ready":true}'
+        told = {name: served.reasons for name, served in self._service.models.items() if served.reasons}
+        return 503, [*_JSON, ("retry-after", "1")], orjson.dumps({"ready": False, "reasons": told})
+
+    async def _server(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        return 200, _JSON, orjson.dumps(self._service.metadata())
+
+    async def _model(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        return 200, _JSON, orjson.dumps(model_metadata(self._service, *names))
+
+    async def _model_ready(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        served = self._service.served(names[0])
+        if self._service.is_model_ready(*names):
+            return 200, _JSON, orjson.dumps({"name": names[0], "ready": True})
+        told = {"name": names[0], "ready": False, "reasons": served.reasons}
+        return 503, [*_JSON, ("retry-after", "1")], orjson.dumps(told)
+
+    async def _config(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        return 200, _JSON, orjson.dumps(model_config(self._service, *names))
+
+    async def _stats(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        return 200, _JSON, orjson.dumps(self._repository.statistics(*names))
+
+    async def _metrics(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        return 200, _TEXT, self._repository.prometheus().encode()
+
+    async def _openapi(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        return 200, _JSON, document(self._scopes)
+
+    # -- the repository and settings
+
+    async def _index(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        asked = await self._object(scope, proto) if scope.method == "POST" else {}
+        return 200, _JSON, orjson.dumps(self._repository.index(asked.get("ready") is True))
+
+    async def _load(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        asked = await self._object(scope, proto)
+        await self._repository.load(names[0], asked.get("parameters") or {})
+        return 200, _JSON, b"{}"
+
+    async def _unload(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        await self._object(scope, proto)
+        await self._repository.unload(names[0])
+        return 200, _JSON, b"{}"
+
+    async def _logging(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        asked = await self._object(scope, proto) if scope.method == "POST" else {}
+        return 200, _JSON, orjson.dumps(await self._repository.logging(asked))
+
+    async def _tracing(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        asked = await self._object(scope, proto) if scope.method == "POST" else {}
+        return 200, _JSON, orjson.dumps(self._repository.tracing(asked))
+
+    async def _shared_memory(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+        if names[-1] == "status":
+            return 200, _JSON, b"[]"
+        if names[-1] == "unregister":
+            return 200, _JSON, b"{}"
+        raise rest_infer.no_shared_memory()
+
+    async def _object(self, scope: Any, proto: Any) -> dict[str, Any]:
+        body = await self.bodies.read(scope, proto)
+        return rest_infer.loads(body) if body else {}
+
+
+def arrays_of(outputs: Mapping[str, Value]) -> dict[str, Array]:
+    """Return outputs as tensors: members of a sequence under names of their own, absent ones left out."""
+    for value in outputs.values():
+        if not isinstance(value, np.ndarray):
+            return {name: np.asarray(array) for name, array in entries(outputs)}
+    return outputs  # type: ignore[return-value]
+
+
+def _with_groups(request: Request, signature: Signature | None) -> Request:
+    if signature is not None and any(spec.container != "tensor" for spec in signature.inputs):
+        request.inputs = grouped(request.inputs)  # type: ignore[assignment]
+    return request
+
+
+def _name(part: str) -> str:
+    # Decoded once: what is left of an escape after that is a name that nobody has.
+    return unquote(part)
+
+
+def _until(given: str | None, request: Request) -> float:
+    """Return the deadline of a request: the `timeout` header or parameter, whichever is sooner; 0 for none."""
+    asked = [seconds for seconds in (_seconds(given) if given else 0.0, timeout_s(request.parameters)) if seconds]
+    return time.monotonic() + min(asked) if asked else 0.0
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds that a `timeout` header says: `2`, `0.5s` or `250ms`."""
+    number, unit = text.strip(), 1.0
+    if number.endswith("ms"):
+        number, unit = number[:-2], 1e-3
+    elif number.endswith("s"):
+        number = number[:-1]
+    try:
+        seconds = float(number) * unit
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise InvalidError(
+            "the `timeout` header is no duration", why=f"it is {text[:40]!r}", hint="send `250ms` or `2s`"
+        )
+    return seconds or 1e-9
+
+
+def _context(headers: Any) -> Context | None:
+    given = headers.get("traceparent")
+    context = parse(given) if given else None
+    return None if context is None else child(context)
+
+
+def _told(error: TilthError, given_id: str) -> Reply:
+    head = [*_JSON, ("x-request-id", given_id)]
+    status = http_status(error)
+    if isinstance(error, OverloadedError):
+        head.append(("retry-after", str(error.retry_after_s)))
+    elif status == 503:
+        head.append(("retry-after", "1"))
+    elif isinstance(error, UnauthenticatedError):
+        head.append(("www-authenticate", "Bearer"))
+    elif isinstance(error, NotAllowedError):
+        status = 405
+        head.append(("allow", ", ".join(error.methods)))
+    elif isinstance(error, DeadlineError):
+        head.append(("connection", "close"))
+    return status, head, _problem(str(error), "", given_id, error)
+
+
+def _problem(text: str, why: str, given_id: str, error: TilthError | None = None) -> bytes:
+    told = {"error": text, "id": given_id}
+    told |= {"what": error.what, "why": error.why, "hint": error.hint} if error else {"why": why}
+    return orjson.dumps(told)
+
+
+class NotAllowedError(InvalidError):
+    """A path that is there, asked with a method that it does not take."""
+
+    def __init__(self, what: str, methods: tuple[str, ...]) -> None:
+        super().__init__(what, why="it takes " + ", ".join(methods))
+        self.methods = methods
+
+
+def _not_allowed(method: str, path: str, methods: str) -> NotAllowedError:
+    return NotAllowedError(f"`{path[:200]}` does not take {method[:20]}", tuple(methods.split()))
+
+
+def _misdirected(refusal: str) -> TilthError:
+    return InvalidError(
+        "the request is not for this server", why=refusal, hint="see `--allow-host` and `--allow-origin`"
+    )

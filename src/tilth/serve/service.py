@@ -1,0 +1,193 @@
+"""The protocol-free core of a worker: which models there are, and one request through one of them."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tilth.core.errors import InvalidError, MissingError, TilthError, UnavailableError
+from tilth.core.version import VERSION
+from tilth.ports.arrays import Value
+from tilth.serve.limits import Limits
+from tilth.serve.metrics import Meter
+from tilth.serve.request import Answer, Request
+from tilth.serve.sentinel import Sentinel
+from tilth.serve.status import reason
+from tilth.serve.traffic import Policy, Splitter
+from tilth.serve.unit import Result, Unit, late
+
+#: Asks the supervisor to do something with the repository and returns its answer.
+Ask = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
+#: Told of an answered request, for capture and logs.
+Seen = Callable[[Request, Unit, dict[str, Value]], None]
+
+
+@dataclass
+class Served:
+    """One model in this worker: its units by version, and why a version that is wanted does not answer."""
+
+    name: str
+    policy: Policy = field(default_factory=Policy)
+    units: dict[str, Unit] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    splitter: Splitter = field(default_factory=lambda: Splitter(Policy(), []))
+
+    def refresh(self) -> None:
+        """Follow a change of units or policy."""
+        self.splitter = Splitter(self.policy, list(self.units))
+
+
+class Service:
+    """What a worker answers; shells translate to and from protocols."""
+
+    def __init__(self, limits: Limits, meter: Meter, sentinel: Sentinel, ask: Ask) -> None:
+        self.limits, self._meter, self._sentinel, self.ask = limits, meter, sentinel, ask
+        self.models: dict[str, Served] = {}
+        self.ready = False
+        self.draining = False
+        self.seen: Seen | None = None
+        self._chance = random.Random().random
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # -- what there is
+
+    def is_ready(self) -> bool:
+        """Return whether every model that is wanted answers and nothing is being drained."""
+        return self.ready and not self.draining and all(self.is_model_ready(name) for name in self.models)
+
+    def is_model_ready(self, name: str, version: str = "") -> bool:
+        """Return whether a model, or one version of it, answers."""
+        served = self.models.get(name)
+        if served is None or self.draining:
+            return False
+        return version in served.units if version else bool(served.units) and not served.reasons
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the server's metadata as the protocol has it."""
+        extensions = ["binary_tensor_data", "classification", "model_repository", "statistics", "parameters"]
+        extensions += ["model_configuration", "trace", "logging", "schedule_policy"]
+        return {"name": "tilth", "version": VERSION, "extensions": extensions}
+
+    def served(self, name: str) -> Served:
+        """Return a model.
+
+        Raises:
+            MissingError: there is none of this name.
+        """
+        found = self.models.get(name)
+        if found is None:
+            known = ", ".join(f"`{one}`" for one in sorted(self.models)[:10]) or "none"
+            raise MissingError(
+                f"there is no model `{name[:200]}`", why=f"served: {known}", hint="GET /v2/repository/index lists all"
+            )
+        return found
+
+    def unit(self, name: str, version: str = "") -> Unit:
+        """Return the unit of a version, or the one that the traffic split picks.
+
+        Raises:
+            MissingError: there is no such model or version.
+            UnavailableError: it is wanted and does not answer; the error says why.
+        """
+        served = self.served(name)
+        wanted = version or served.splitter.only or served.splitter.pick(self._chance())
+        unit = served.units.get(wanted)
+        if unit is None:
+            raise _no_unit(served, version)
+        return unit
+
+    # -- one request
+
+    async def infer(self, request: Request) -> Answer:
+        """Run one request.
+
+        Raises:
+            TilthError: it cannot be answered; the class says whose move it is.
+        """
+        unit = self.unit(request.model, request.version)
+        meter, slot, began = self._meter, unit.slot, time.perf_counter_ns()
+        meter.begin(slot)
+        try:
+            wanted = _wanted(request, unit) if request.outputs else None
+            if request.until and time.monotonic() >= request.until:
+                raise late()
+            outputs, queue_ns, compute_ns, batch = await self._run(unit, request)
+        except TilthError as error:
+            meter.failed(slot, reason(error))
+            raise
+        except asyncio.CancelledError:
+            meter.failed(slot, "cancelled")
+            raise
+        finally:
+            meter.end(slot)
+        meter.done(slot, _rows(outputs), queue_ns, compute_ns, time.perf_counter_ns() - began)
+        meter.executed(slot, batch, compute_ns)
+        if self.seen is not None:
+            self.seen(request, unit, outputs)
+        if wanted is not None:
+            outputs = {name: outputs[name] for name in wanted}
+        return Answer(request.model, unit.version, request.id, outputs)
+
+    async def _run(self, unit: Unit, request: Request) -> Result:
+        shadows = self.models[request.model].splitter.shadows
+        if shadows and not request.version:
+            self._shadow(shadows, request)
+        model = unit.model
+        if model is None:
+            return await unit.call(request.inputs, request.until)
+        began = time.perf_counter_ns()
+        self._sentinel.enter(unit.slot)
+        try:
+            outputs = model.run(request.inputs)
+        finally:
+            self._sentinel.leave()
+        return outputs, 0, time.perf_counter_ns() - began, 1
+
+    def _shadow(self, shadows: list[tuple[str, float]], request: Request) -> None:
+        """Show the request to shadow versions, too; nobody waits for what they say."""
+        for version, share in shadows:
+            unit = self.models[request.model].units.get(version)
+            if unit is not None and self._chance() < share:
+                task = asyncio.get_running_loop().create_task(self._shadowed(unit, request))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _shadowed(self, unit: Unit, request: Request) -> None:
+        began = time.perf_counter_ns()
+        try:
+            outputs, queue_ns, compute_ns, batch = await unit.call(request.inputs, request.until)
+        except TilthError as error:
+            self._meter.failed(unit.slot, reason(error))
+            return
+        self._meter.done(unit.slot, _rows(outputs), queue_ns, compute_ns, time.perf_counter_ns() - began)
+        self._meter.executed(unit.slot, batch, compute_ns)
+
+
+def _wanted(request: Request, unit: Unit) -> tuple[str, ...]:
+    known = {spec.name for spec in unit.facts.signature.outputs}
+    for name in request.outputs:
+        if name not in known:
+            raise InvalidError(
+                f"there is no output `{name[:200]}`", why="outputs: " + ", ".join(f"`{one}`" for one in sorted(known))
+            )
+    return request.outputs
+
+
+def _rows(outputs: Mapping[str, Value]) -> int:
+    for value in outputs.values():
+        shape = getattr(value, "shape", ())
+        return int(shape[0]) if shape else 1
+    return 1
+
+
+def _no_unit(served: Served, version: str) -> TilthError:
+    told = version or next(iter(served.reasons), "")
+    if told in served.reasons:
+        why = served.reasons[told]
+        return UnavailableError(f"`{served.name}` version `{told}` does not answer", why=why, hint="see its readiness")
+    if not version:
+        return UnavailableError(f"no version of `{served.name}` is loaded", hint="load it, or wait until it is ready")
+    known = ", ".join(f"`{one}`" for one in served.units) or "none"
+    return MissingError(f"`{served.name}` has no version `{version[:80]}`", why=f"loaded: {known}")
