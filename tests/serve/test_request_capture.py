@@ -217,6 +217,13 @@ def test_values_that_no_file_can_hold_are_passed_over(tmp_path: Path, inputs: An
     assert not list((tmp_path / "c").glob(".*"))
 
 
+def test_values_that_cannot_be_written_do_not_use_up_the_budget(tmp_path: Path) -> None:
+    capture = Capture(tmp_path / "c", 1.0, 20_000)
+    for _ in range(50):
+        assert not keep(capture, {"x": np.array(["a\0" * 100], object)})
+    assert capture.skipped == 50 and keep(capture)
+
+
 def test_one_long_text_among_many_short_ones_is_no_bomb(tmp_path: Path) -> None:
     texts = np.array([""] * 100_000 + ["x" * 100_000], object)
     capture = Capture(tmp_path / "c", 1.0, 1 << 40)

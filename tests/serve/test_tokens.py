@@ -288,6 +288,7 @@ def test_alg_none_is_no_signature(load: Load, name: str, algorithm: Any) -> None
     header, claims = b64(as_json({"alg": algorithm})), b64(as_json(CLAIMS))
     for text in (f"{header}.{claims}.", f"{header}.{claims}.AA", f"{header}.{claims}", f"{header}.{claims}.{claims}"):
         assert why(verifier, text)
+    assert "`alg`" in why(verifier, f"{header}.{claims}.AA")
 
 
 @pytest.mark.parametrize("name", KEYS)

@@ -22,7 +22,10 @@ class Bodies:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._reading: dict[int, tuple[float, asyncio.Task[Any]]] = {}
+        self._reading: dict[int, tuple[float, asyncio.Task[Any] | None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        #: About what `time.monotonic` says; exact enough for a limit of seconds.
+        self._now = time.monotonic()
 
     async def read(self, scope: Any, proto: Any) -> bytes:
         """Return the whole body.
@@ -34,18 +37,26 @@ class Bodies:
         """
         headers = scope.headers
         length = headers.get("content-length")
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a request is always handled in a task
-        self._reading[id(task)] = (time.monotonic() + self._limits.body_s, task)
+        reading, task = self._reading, asyncio.current_task(self._loop)
+        key = id(task)
+        reading[key] = (self._now + self._limits.body_s, task)
         try:
-            body = await self._whole(proto, length)
+            if (
+                length is not None
+                and length.isdecimal()
+                and len(length) < 16
+                and int(length) <= self._limits.body_bytes
+            ):
+                body = await proto()
+            else:
+                body = await self._whole(proto, length)
         except asyncio.CancelledError:
-            if id(task) in self._reading:
+            if key in reading or task is None:
                 raise
             task.uncancel()
             raise DeadlineError("the body did not come in time", why=f"{self._limits.body_s:g} s") from None
         finally:
-            self._reading.pop(id(task), None)
+            reading.pop(key, None)
         encoding = headers.get("content-encoding")
         return body if not encoding or encoding == "identity" else self._unpacked(body, encoding)
 
@@ -54,9 +65,7 @@ class Bodies:
         if length is not None:
             if not length.isdecimal():
                 raise InvalidError("`Content-Length` is no number", why=f"it is {length[:40]!r}")
-            if len(length) > 15 or int(length) > limit:
-                raise _too_large(limit)
-            return bytes(await proto())
+            raise _too_large(limit)
         body, pieces = bytearray(), 0
         async for piece in proto:
             body += piece
@@ -84,9 +93,9 @@ class Bodies:
 
     def sweep(self) -> None:
         """End the reading of bodies whose time is over."""
-        now = time.monotonic()
+        self._now, self._loop = time.monotonic(), asyncio.get_running_loop()
         for key, (until, task) in list(self._reading.items()):
-            if now > until:
+            if self._now > until and task is not None:
                 del self._reading[key]
                 task.cancel()
 

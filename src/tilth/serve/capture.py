@@ -103,10 +103,13 @@ class Capture:
         if size > MOST_BYTES:
             self.skipped += 1
         elif self._has_room(size, number):
-            taken = len(line) + self._write(name, values)
-            self._index(line)
-            with self._lock:
-                self._used += taken - size
+            taken = 0
+            try:
+                taken = len(line) + self._write(name, values)
+                self._index(line)
+            finally:
+                with self._lock:
+                    self._used += taken - size
             return True
         return False
 

@@ -35,6 +35,7 @@ _TABLE = (
 DTYPES = MappingProxyType(dict(_TABLE))
 DATATYPES = MappingProxyType({dtype: name for name, dtype in _TABLE})
 _NUMPY = MappingProxyType({name: np.dtype(dtype).newbyteorder("<") for name, dtype in _TABLE if dtype != "string"})
+_OF_NUMPY = MappingProxyType({np.dtype(dtype): name for name, dtype in _TABLE if dtype != "string"})
 _SPECIAL = MappingProxyType({"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf})
 _LENGTH = struct.Struct("<I")
 
@@ -103,11 +104,13 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: Any) -> Arra
     return array.reshape(shape)
 
 
-def to_json(array: Array) -> Any:
-    """Return a tensor as what `orjson` writes as one flat list with `OPT_SERIALIZE_NUMPY`."""
-    kind = array.dtype.kind
-    flat = np.ascontiguousarray(array).reshape(-1)
-    if kind == "f" and not np.isfinite(flat).all():
+def to_json(array: Array, *, finite: bool = False) -> Any:
+    """Return a tensor as what `orjson` writes as one flat list with `OPT_SERIALIZE_NUMPY`.
+
+    With `finite` the caller knows that there is no NaN or infinity in it, which `orjson` would write as `null`.
+    """
+    kind, flat = array.dtype.kind, array.ravel()
+    if kind == "f" and not finite and not np.isfinite(flat).all():
         return [value if math.isfinite(value) else _special(value) for value in flat.tolist()]
     return [_text(item) for item in flat.tolist()] if kind in "OUS" else flat
 
@@ -118,6 +121,9 @@ def datatype_of(array: Array) -> str:
     Raises:
         UnsupportedError: the protocol has none.
     """
+    found = _OF_NUMPY.get(array.dtype)
+    if found is not None:
+        return found
     name = "string" if array.dtype.kind in "OUS" else array.dtype.name
     if name not in DATATYPES:
         raise UnsupportedError(f"`{name}` has no datatype in the protocol", why="known: " + ", ".join(DATATYPES))
@@ -138,10 +144,13 @@ def _cast(name: str, datatype: str, shape: Sequence[int], array: Array, kind: "n
     if not array.size:
         return array.astype(kind)
     if kind.kind == "f" and have in "fiu":
-        # A float64 beyond float32 becomes an infinity, which is told below.
-        with np.errstate(over="ignore"):
+        if have == "f" and kind.itemsize == 8:
+            return array
+        # A float64 beyond float32 becomes an infinity, and so does the sum.
+        with np.errstate(over="ignore", invalid="ignore"):
             made = array.astype(kind)
-        if made.dtype.itemsize < 8 and not np.array_equal(np.isfinite(made), np.isfinite(array)):
+            suspect = not math.isfinite(np.add.reduce(made, axis=None))
+        if suspect and not np.array_equal(np.isfinite(made), np.isfinite(array)):
             raise _unfit(name, datatype, shape, f"a number is beyond {datatype}")
         return made
     if kind.kind in "iu" and have in "iu":

@@ -31,7 +31,7 @@ class HttpDoor:
 
         holder = SocketHolder(self._fd, False, _BACKLOG)
 
-        class Shared(Server):
+        class Shared(Server):  # type: ignore[misc]  # granian's classes have no types here
             def _init_shared_socket(self) -> None:
                 # Bound and listening already, by the supervisor, for all workers.
                 self._shd, self._ssp = holder, None

@@ -33,7 +33,11 @@ class Worker:
 
 
 class Fleet:
-    """Keeps `count` workers running. `revive` brings a new one up to what the others serve."""
+    """Keeps `count` workers running, each with a listening socket of `fds`.
+
+    `asked` is told what a worker asks for, `blamed` which slot ran when one died; `revive` brings a new one up to what
+    the others serve.
+    """
 
     def __init__(
         self,
@@ -72,8 +76,9 @@ class Fleet:
             raise UnavailableError("a worker does not start", why=f"it took longer than {_START_S:g} s") from None
 
     async def _spawn(self, index: int) -> None:
-        config = {**self._config, "index": index}
-        process = await Process.start(self._command, config, None, self._fds)
+        config = {**self._config, "index": index, "http_fd": self._fds[index]}
+        fds = [fd for fd in (config["http_fd"], config["manage_fd"]) if fd is not None]
+        process = await Process.start(self._command, config, None, fds)
         worker = self.workers[index] = Worker(index, process)
         task = asyncio.get_running_loop().create_task(self._live(worker))
         self._tasks.add(task)
@@ -168,7 +173,7 @@ class Fleet:
                 self._end(worker, f"a call took longer than {limit_s(ran[0]):.3g} s")
             elif time.monotonic() - worker.heard > _SILENT_S and ran is None:
                 self._end(worker, f"it gave no sign of life for {_SILENT_S:g} s")
-            elif ran is not None and worker.process.memory_bytes() > limit_bytes():
+            elif ran is not None and worker.process.resident_bytes() > limit_bytes():
                 self._end(worker, "it took too much memory")
 
     def _end(self, worker: Worker, why: str) -> None:

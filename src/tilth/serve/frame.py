@@ -36,15 +36,15 @@ def pack(number: int, facts: Mapping[str, Any], values: Mapping[str, Value]) -> 
     for name, value in values.items():
         if value is None:
             continue
-        items = value if isinstance(value, list | tuple) else None
+        many = isinstance(value, list | tuple)
         told = []
-        for array in [value] if items is None else items:
+        for array in map(np.asarray, value if many else [value]):
             data = to_raw(array)
             told.append([datatype_of(array), array.shape, at, len(data)])
             gap = -len(data) % _ALIGNMENT
             pieces += (data, bytes(gap)) if gap else (data,)
             at += len(data) + gap
-        tensors.append([name, items is not None, told])
+        tensors.append([name, many, told])
     meta = orjson.dumps({**facts, "tensors": tensors})
     # JSON takes blanks at its end, and what follows begins at an aligned address.
     meta += b" " * (-(HEADER.size + len(meta)) % _ALIGNMENT)

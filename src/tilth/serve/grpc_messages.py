@@ -63,7 +63,8 @@ ModelStatisticsResponse | 1 model_stats ModelStatistics*
 RepositoryIndexRequest | 1 repository_name string | 2 ready bool
 ModelIndex | 1 name string | 2 version string | 3 state string | 4 reason string
 RepositoryIndexResponse | 1 models ModelIndex*
-RepositoryModelLoadRequest | 1 repository_name string | 2 model_name string | 3 parameters ModelRepositoryParameter by name
+RepositoryModelLoadRequest | 1 repository_name string | 2 model_name string
+  | 3 parameters ModelRepositoryParameter by name
 RepositoryModelLoadResponse
 RepositoryModelUnloadRequest | 1 repository_name string | 2 model_name string
   | 3 parameters ModelRepositoryParameter by name

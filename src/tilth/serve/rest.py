@@ -10,7 +10,6 @@ import orjson
 
 from tilth.bridge.value_file import entries, grouped
 from tilth.core.errors import InvalidError, MissingError, TilthError
-from tilth.core.signature import Signature
 from tilth.ports.arrays import Array, Value
 from tilth.serve import rest_infer, rest_rows
 from tilth.serve.access import Access, UnauthenticatedError
@@ -82,11 +81,20 @@ class Rest:
                 head = [*head, ("content-encoding", encoding)]
         if context is not None:
             head = [*head, ("traceparent", header(context))]
-            self._tracer.span(f"{scope.method} {scope.path}", context, {}, began, time.perf_counter_ns(), error)
+            took_ns, now_ns = time.perf_counter_ns() - began, time.time_ns()
+            self._tracer.span(f"{scope.method} {scope.path}", context, {}, now_ns - took_ns, now_ns, error)
         if error or self._log.access:
-            ms = (time.perf_counter_ns() - began) / 1e6
-            self._log.request(given_id, scope.path[:200], "", status, ms, 0, len(body), scope.client, error)
+            self._note(scope, given_id, status, began, len(body), error)
         proto.response_bytes(status, head, body)
+
+    def _note(self, scope: Any, given_id: str, status: int, began: int, size: int, error: str) -> None:
+        names = self._memo[scope.method, scope.path][2] if (scope.method, scope.path) in self._memo else ()
+        model, version = (*names, "", "")[:2]
+        given_id = given_id or request_id(scope.headers.get("x-request-id"))
+        length = scope.headers.get("content-length") or "0"
+        taken = int(length) if length.isdecimal() and len(length) < 16 else 0
+        ms = (time.perf_counter_ns() - began) / 1e6
+        self._log.request(given_id, model, version, status, ms, taken, size, scope.client, error or scope.path[:200])
 
     # -- routes
 
@@ -163,13 +171,15 @@ class Rest:
     async def _infer(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
         headers = scope.headers
         body = await self.bodies.read(scope, proto)
+        unit = self._service.unit(*names)
         document, inputs = rest_infer.parse(body, headers.get(rest_infer.JSON_LENGTH), self._service.limits)
         request = rest_infer.request_of(names[0], names[1], document, inputs)
         default, asked = rest_infer.forms(document)
         request.until = _until(headers.get("timeout"), request)
-        signature = self._service.unit(*names).facts.signature if self._service.models.get(names[0]) else None
-        answer = await self._service.infer(_with_groups(request, signature))
-        outputs = arrays_of(answer.outputs)
+        if not unit.plain:
+            request.inputs = grouped(request.inputs)  # type: ignore[assignment]
+        answer = await self._service.infer(request, unit)
+        outputs: Any = answer.outputs if unit.plain else arrays_of(answer.outputs)
         made, json_size = rest_infer.render(answer.model, answer.version, answer.id, outputs, default, asked)
         if not json_size:
             return 200, _JSON, made
@@ -187,7 +197,7 @@ class Rest:
         inputs = rest_rows.inputs_of(given, signature)
         request = Request(names[0], inputs, unit.version if names[1] else "")
         request.until = _until(scope.headers.get("timeout"), request)
-        answer = await self._service.infer(request)
+        answer = await self._service.infer(request, unit)
         told = {"predictions": rest_rows.predictions(answer.outputs, signature), "model_version": answer.version}
         return 200, _JSON, orjson.dumps(told)
 
@@ -271,12 +281,6 @@ def arrays_of(outputs: Mapping[str, Value]) -> dict[str, Array]:
     return outputs  # type: ignore[return-value]
 
 
-def _with_groups(request: Request, signature: Signature | None) -> Request:
-    if signature is not None and any(spec.container != "tensor" for spec in signature.inputs):
-        request.inputs = grouped(request.inputs)  # type: ignore[assignment]
-    return request
-
-
 def _name(part: str) -> str:
     # Decoded once: what is left of an escape after that is a name that nobody has.
     return unquote(part)
@@ -284,6 +288,8 @@ def _name(part: str) -> str:
 
 def _until(given: str | None, request: Request) -> float:
     """Return the deadline of a request: the `timeout` header or parameter, whichever is sooner; 0 for none."""
+    if not given and "timeout" not in request.parameters:
+        return 0.0
     asked = [seconds for seconds in (_seconds(given) if given else 0.0, timeout_s(request.parameters)) if seconds]
     return time.monotonic() + min(asked) if asked else 0.0
 

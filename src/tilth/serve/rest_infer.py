@@ -129,7 +129,7 @@ def request_of(model: str, version: str, document: Mapping[str, Any], inputs: di
     given_id, parameters = document.get("id", ""), document.get("parameters", {})
     if type(given_id) is not str or type(parameters) is not dict:
         raise InvalidError("`id` is not text, or `parameters` is not an object")
-    outputs = tuple(item["name"] for item in _outputs(document))
+    outputs = tuple(item["name"] for item in _outputs(document)) if "outputs" in document else ()
     return Request(model, inputs, version, given_id[:256], outputs, parameters)
 
 
@@ -140,6 +140,8 @@ def forms(document: Mapping[str, Any]) -> tuple[bool, dict[str, Form]]:
         InvalidError: an output's parameters do not have the protocol's form.
     """
     parameters = document.get("parameters") or {}
+    if not parameters and "outputs" not in document:
+        return False, {}
     default = parameters.get("binary_data_output") is True
     found: dict[str, Form] = {}
     for item in _outputs(document):
@@ -166,6 +168,23 @@ def render(
     model: str, version: str, request_id: str, outputs: Mapping[str, Array], default: bool, asked: Mapping[str, Form]
 ) -> tuple[bytes, int]:
     """Return the body of an answer, and the length of its JSON, 0 when it is JSON alone."""
+    body, size = _rendered(model, version, request_id, outputs, default, asked, finite=True)
+    # `null` stands where a number was not finite; seldom enough to look for it afterwards.
+    if b"null" in (body if not size else memoryview(body)[:size].tobytes()):
+        return _rendered(model, version, request_id, outputs, default, asked, finite=False)
+    return body, size
+
+
+def _rendered(
+    model: str,
+    version: str,
+    request_id: str,
+    outputs: Mapping[str, Array],
+    default: bool,
+    asked: Mapping[str, Form],
+    *,
+    finite: bool,
+) -> tuple[bytes, int]:
     told: list[dict[str, Any]] = []
     pieces: list[bytes] = []
     for name, value in outputs.items():
@@ -177,7 +196,7 @@ def render(
             pieces.append(data)
             one["parameters"] = {"binary_data_size": len(data)}
         else:
-            one["data"] = to_json(array)
+            one["data"] = to_json(array, finite=finite)
         told.append(one)
     document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": told}
     if request_id:

@@ -1,7 +1,7 @@
 """Plain JSON rows in, plain JSON predictions out: what an application developer tries first; pure.
 
-`{"instances": [row, ...]}` or a bare list of rows. A row is an object by input name, or the value itself where the model
-has one input, or a list with one value per input where every input has one column.
+`{"instances": [row, ...]}` or a bare list of rows. A row is an object by input name, or the value itself where the
+model has one input, or a list with one value per input where every input has one column.
 """
 
 import math

@@ -108,10 +108,10 @@ class Runner:
 
     def _hear(self, peer: "Peer") -> None:
         for number, facts, inputs in peer.received():
-            rows = count_rows(inputs, self._facts.signature) if self._facts.batching.on else 1
+            rows = count_rows(inputs, self._facts.signature)
             kind = kind_of(inputs, self._facts.signature) if self._facts.batching.on else number
-            wait_s = facts.get("left_s", 0.0)
-            until = time.monotonic() + wait_s if wait_s else 0.0
+            wait_s = facts.get("left_s")
+            until = time.monotonic() + wait_s if isinstance(wait_s, float) else 0.0
             self._waiting.append(Call(peer, number, inputs, rows, kind, until, time.monotonic_ns()))
         if peer.closed:
             self._poll.unregister(peer.fd)
@@ -165,6 +165,7 @@ class Runner:
         rows = sum(call.rows for call in calls)
         for call, part in zip(calls, parts, strict=True):
             self._send(call, part, {"queue_ns": began - call.came_ns, "compute_ns": took, "batch": rows})
+            rows = 0
 
     def _send(self, call: Call, outputs: Mapping[str, Value], facts: Mapping[str, object]) -> None:
         try:
@@ -223,7 +224,7 @@ class Peer:
         if meta_size + body_size > _MOST_FRAME_BYTES:
             self.closed = True
             return 1
-        return max(0, HEADER.size + meta_size + body_size - len(self._buffer))
+        return max(0, HEADER.size + int(meta_size) + int(body_size) - len(self._buffer))
 
     def send(self, pieces: list[bytes]) -> None:
         """Write a message; a worker that is gone is noted and misses nothing."""

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tilth.bridge.model import Model
 from tilth.core.errors import InvalidError, MissingError, TilthError, UnavailableError
 from tilth.core.version import VERSION
 from tilth.ports.arrays import Value
 from tilth.serve.limits import Limits
-from tilth.serve.metrics import Meter
+from tilth.serve.metrics import NO_UNIT, Meter
 from tilth.serve.request import Answer, Request
 from tilth.serve.sentinel import Sentinel
 from tilth.serve.status import reason
@@ -48,7 +49,7 @@ class Service:
         self.ready = False
         self.draining = False
         self.seen: Seen | None = None
-        self._chance = random.Random().random
+        self._chance = random.Random().random  # noqa: S311 - shares traffic, and nobody gains by guessing it
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # -- what there is
@@ -91,7 +92,10 @@ class Service:
             MissingError: there is no such model or version.
             UnavailableError: it is wanted and does not answer; the error says why.
         """
-        served = self.served(name)
+        served = self.models.get(name)
+        if served is None:
+            self._meter.failed(NO_UNIT, "missing")
+            served = self.served(name)
         wanted = version or served.splitter.only or served.splitter.pick(self._chance())
         unit = served.units.get(wanted)
         if unit is None:
@@ -100,50 +104,57 @@ class Service:
 
     # -- one request
 
-    async def infer(self, request: Request) -> Answer:
-        """Run one request.
+    async def infer(self, request: Request, unit: Unit) -> Answer:
+        """Run one request on a unit that `unit` returned.
 
         Raises:
             TilthError: it cannot be answered; the class says whose move it is.
         """
-        unit = self.unit(request.model, request.version)
         meter, slot, began = self._meter, unit.slot, time.perf_counter_ns()
-        meter.begin(slot)
+        waits = unit.model is None
+        if waits:
+            meter.begin(slot)
         try:
-            wanted = _wanted(request, unit) if request.outputs else None
-            if request.until and time.monotonic() >= request.until:
-                raise late()
-            outputs, queue_ns, compute_ns, batch = await self._run(unit, request)
+            wanted = self._begun(request, unit)
+            if unit.model is None:
+                outputs, queue_ns, compute_ns, batch = await unit.call(request.inputs, request.until)
+            else:
+                outputs, queue_ns, compute_ns, batch = self._inline(unit.model, slot, request)
         except TilthError as error:
-            meter.failed(slot, reason(error))
+            meter.failed(slot, reason(error), time.perf_counter_ns() - began)
             raise
         except asyncio.CancelledError:
             meter.failed(slot, "cancelled")
             raise
         finally:
-            meter.end(slot)
+            if waits:
+                meter.end(slot)
         meter.done(slot, _rows(outputs), queue_ns, compute_ns, time.perf_counter_ns() - began)
-        meter.executed(slot, batch, compute_ns)
+        if batch:
+            meter.executed(slot, batch, compute_ns)
         if self.seen is not None:
             self.seen(request, unit, outputs)
-        if wanted is not None:
+        if wanted:
             outputs = {name: outputs[name] for name in wanted}
         return Answer(request.model, unit.version, request.id, outputs)
 
-    async def _run(self, unit: Unit, request: Request) -> Result:
-        shadows = self.models[request.model].splitter.shadows
-        if shadows and not request.version:
+    def _begun(self, request: Request, unit: Unit) -> tuple[str, ...]:
+        """Return the outputs that are wanted, none for all, when the request can begin."""
+        wanted = _wanted(request, unit) if request.outputs else ()
+        if request.until and time.monotonic() >= request.until:
+            raise late()
+        if not request.version and (shadows := self.models[request.model].splitter.shadows):
             self._shadow(shadows, request)
-        model = unit.model
-        if model is None:
-            return await unit.call(request.inputs, request.until)
+        return wanted
+
+    def _inline(self, model: Model, slot: int, request: Request) -> Result:
         began = time.perf_counter_ns()
-        self._sentinel.enter(unit.slot)
+        self._sentinel.enter(slot)
         try:
             outputs = model.run(request.inputs)
         finally:
             self._sentinel.leave()
-        return outputs, 0, time.perf_counter_ns() - began, 1
+        return outputs, 0, time.perf_counter_ns() - began, _rows(outputs)
 
     def _shadow(self, shadows: list[tuple[str, float]], request: Request) -> None:
         """Show the request to shadow versions, too; nobody waits for what they say."""
@@ -162,7 +173,8 @@ class Service:
             self._meter.failed(unit.slot, reason(error))
             return
         self._meter.done(unit.slot, _rows(outputs), queue_ns, compute_ns, time.perf_counter_ns() - began)
-        self._meter.executed(unit.slot, batch, compute_ns)
+        if batch:
+            self._meter.executed(unit.slot, batch, compute_ns)
 
 
 def _wanted(request: Request, unit: Unit) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,10 @@ _MEMORY_S = 2.0
 
 
 class Supervisor:
-    """Runs a server until it is told to stop. `device` is this machine's, `certify` None refuses what is not certified."""
+    """Runs a server until it is told to stop.
+
+    `device` finds this machine's chip; with `certify` None a bundle without a certificate for it is refused.
+    """
 
     def __init__(
         self,
@@ -90,20 +93,23 @@ class Supervisor:
     async def _open(self, stack: contextlib.ExitStack) -> dict[str, str]:
         """Bind the ports and start the workers; return the addresses by name."""
         settings = self._settings
+        # One listening socket a worker, of one port: the kernel deals connections out evenly. They stay open here, so
+        # that those who wait when a worker dies are taken by the one that replaces it.
         http = stack.enter_context(_bound(settings.http, listen=True))
+        more = replace(settings.http, port=http.getsockname()[1])
+        https = [http, *(stack.enter_context(_bound(more, listen=True)) for _ in range(settings.workers - 1))]
         manage = stack.enter_context(_bound(settings.manage, listen=True)) if settings.manage else None
         # Bound and never listened on: it holds the port, that workers share by SO_REUSEPORT.
         grpc = stack.enter_context(_bound(settings.grpc, listen=False)) if settings.grpc else None
         told = {"http": _name(http)}
         told |= {"grpc": _name(grpc)} if grpc else {}
         told |= {"manage": _name(manage)} if manage else {}
-        fds = [one.fileno() for one in (http, manage) if one is not None]
-        config = self._worker_config(told, http.fileno(), manage.fileno() if manage else None)
+        config = self._worker_config(told, manage.fileno() if manage else None)
         self._fleet = Fleet(
             settings.workers,
             self._worker_command,
             config,
-            fds,
+            [one.fileno() for one in https],
             self._runtime,
             self._log,
             self._asked,
@@ -113,14 +119,13 @@ class Supervisor:
         await self._fleet.start()
         return told
 
-    def _worker_config(self, addresses: Mapping[str, str], http_fd: int, manage_fd: int | None) -> dict[str, Any]:
+    def _worker_config(self, addresses: Mapping[str, str], manage_fd: int | None) -> dict[str, Any]:
         settings = self._settings
         return {
             "runtime": str(self._runtime),
             "workers": settings.workers,
             "limits": asdict(settings.limits),
             "addresses": list(addresses.values()),
-            "http_fd": http_fd,
             "manage_fd": manage_fd,
             "grpc": addresses.get("grpc", ""),
             "tls_cert": _text(settings.tls_cert),
@@ -189,8 +194,8 @@ class Supervisor:
                 f"there is no model `{name}`", why=f"known: {known}", hint="send the bundle with the call"
             )
         model = self._models.setdefault(name, Model(name, Policy()))
-        for version, path in files.items():
-            model.versions.setdefault(version, Version(name, version, Path(path))).path = Path(path)
+        for number, path in files.items():
+            model.versions.setdefault(number, Version(name, number, Path(path))).path = Path(path)
         if settings:
             model.policy = _policy(settings)
         wanted = self._wanted(model)
@@ -302,7 +307,7 @@ class Supervisor:
         version.facts = facts
         if not version.inline:
             await self._start_runner(version)
-        answers = await self._fleet.tell_all(self._order(version))
+        answers = await self._fleet.tell_all({**self._order(version), "fresh": True})
         if version.inline and answers:
             version.facts = Facts.of_json(answers[0]["facts"])
 
@@ -436,7 +441,7 @@ class Supervisor:
             "models": {name: model.as_json() for name, model in self._models.items()},
             "wanted": wanted,
             "memory": {
-                slot: version.runner.memory_bytes()
+                slot: version.runner.resident_bytes()
                 for slot, version in self._by_slot.items()
                 if version.runner is not None
             },
@@ -502,7 +507,7 @@ class Supervisor:
         if ran[1] > version.facts.call_limit_s:
             self._reasons[version.slot] = f"a call took longer than {version.facts.call_limit_s:.3g} s"
             version.runner.kill()
-        elif version.runner.memory_bytes() > version.facts.memory_limit_bytes:
+        elif version.runner.resident_bytes() > version.facts.memory_limit_bytes:
             limit = version.facts.memory_limit_bytes >> 20
             self._reasons[version.slot] = f"it took more than {limit} MiB of memory"
             version.runner.kill()
@@ -551,8 +556,7 @@ def _bound(address: Address, *, listen: bool) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if not listen:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind((address.host, address.port))
         if listen:
             made.listen(1024)

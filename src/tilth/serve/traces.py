@@ -19,6 +19,8 @@ _SAMPLED = 1
 _SERVICE = "tilth"
 #: OpenTelemetry's name for the path at which a collector takes spans over HTTP.
 _PATH = "/v1/traces"
+#: How long one batch is tried. A queue has four, and a server that ends waits for them.
+_SEND_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Tracer(Protocol):
         """
 
     def close(self) -> None:
-        """Send what waits, and end."""
+        """Send what waits, for about 10 seconds at the most, and end."""
 
 
 class _NoTracer:
@@ -137,7 +139,7 @@ class _OtlpTracer:
         self._scope = InstrumentationScope(_SERVICE, VERSION)
         name = os.environ.get("OTEL_SERVICE_NAME", _SERVICE)
         self._resource = Resource.create({"service.name": name, "process.pid": os.getpid()})
-        self._batches: Any = BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint))
+        self._batches: Any = BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=_SEND_S))
 
     def span(
         self,

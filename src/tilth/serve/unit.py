@@ -13,7 +13,8 @@ from tilth.serve.failure import DeadlineError, OverloadedError
 from tilth.serve.frame import HEADER, pack, raised, unpack
 from tilth.serve.loading import Facts
 
-#: What came back and what it took: outputs, nanoseconds in the queue, nanoseconds of computing, rows that ran together.
+#: What came back and what it took: outputs, nanoseconds in the queue, nanoseconds of computing, and the rows that ran
+#: together, told to one request of those that did and 0 to the others.
 Result = tuple[dict[str, Value], int, int, int]
 
 
@@ -23,6 +24,8 @@ class Unit(Protocol):
     slot: int
     version: str
     facts: Facts
+    #: Whether inputs and outputs are tensors alone, no sequences and nothing that may be absent.
+    plain: bool
     #: A loaded build, when it runs on the event loop; None when it is asked with `call`.
     model: Model | None
 
@@ -47,6 +50,7 @@ class Inline:
 
     def __init__(self, slot: int, version: str, facts: Facts, model: Model) -> None:
         self.slot, self.version, self.facts = slot, version, facts
+        self.plain = is_plain(facts.signature)
         self.model: Model | None = model
 
     async def call(self, inputs: Values, until: float) -> Result:
@@ -67,10 +71,11 @@ class Inline:
 class Apart(asyncio.Protocol):
     """A build in a runner's process, reached over a Unix socket."""
 
-    model = None
+    model: Model | None = None
 
     def __init__(self, slot: int, version: str, facts: Facts, queue: int) -> None:
         self.slot, self.version, self.facts, self._queue = slot, version, facts, queue
+        self.plain = is_plain(facts.signature)
         self._transport: Any = None
         self._waiting: dict[int, asyncio.Future[tuple[Any, Any]]] = {}
         self._buffer = bytearray()
@@ -148,6 +153,11 @@ class Apart(asyncio.Protocol):
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(_ended())
+
+
+def is_plain(signature: Signature) -> bool:
+    """Return whether everything that goes in and comes out is a tensor."""
+    return all(spec.container == "tensor" for spec in (*signature.inputs, *signature.outputs))
 
 
 async def _in_time(future: "asyncio.Future[tuple[Any, Any]]", left_s: float, until: float) -> tuple[Any, Any]:

@@ -135,7 +135,8 @@ class _Worker:
         def seen(request: Request, unit: Unit, outputs: Mapping[str, Any]) -> None:
             if keeping.wants():
                 note = {"build": unit.facts.build, "bundle": unit.facts.digest}
-                keeping.keep(request.model, unit.version, request.id, request.inputs, outputs, note)
+                about = (request.model, unit.version, request.id, request.inputs, outputs, note)
+                asyncio.get_running_loop().run_in_executor(None, keeping.keep, *about)
 
         self.service.seen = seen
 
@@ -197,7 +198,9 @@ class _Worker:
             told = {"error": "UnavailableError", "what": "the build does not load", "why": str(error)[:600], "hint": ""}
             self._tell({"event": "done", "ticket": order["ticket"], "error": told})
             return
-        self._meter.clear(unit.slot)
+        if order.get("fresh"):
+            # What an earlier holder of the slot counted; a worker that replaces one goes on with its counts.
+            self._meter.clear(unit.slot)
         served = self.service.models.setdefault(order["model"], Served(order["model"]))
         old = served.units.get(unit.version)
         served.units[unit.version] = unit
