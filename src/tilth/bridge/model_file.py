@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from tilth.bridge.blob import open_regular, read_all

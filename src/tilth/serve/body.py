@@ -3,6 +3,7 @@
 import asyncio
 import time
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 from tilth.core.errors import InvalidError, UnsupportedError
@@ -27,7 +28,7 @@ class Bodies:
         #: About what `time.monotonic` says; exact enough for a limit of seconds.
         self._now = time.monotonic()
 
-    async def read(self, scope: Any, proto: Any) -> bytes:
+    async def read(self, headers: Mapping[str, str], proto: Any) -> bytes:
         """Return the whole body.
 
         Raises:
@@ -35,7 +36,6 @@ class Bodies:
             InvalidError: its length or its packing is not sound.
             DeadlineError: it did not come in time.
         """
-        headers = scope.headers
         length = headers.get("content-length")
         reading, task = self._reading, asyncio.current_task(self._loop)
         key = id(task)

@@ -36,6 +36,8 @@ DTYPES = MappingProxyType(dict(_TABLE))
 DATATYPES = MappingProxyType({dtype: name for name, dtype in _TABLE})
 _NUMPY = MappingProxyType({name: np.dtype(dtype).newbyteorder("<") for name, dtype in _TABLE if dtype != "string"})
 _OF_NUMPY = MappingProxyType({np.dtype(dtype): name for name, dtype in _TABLE if dtype != "string"})
+#: Squares of numbers that float32 cannot hold add up to more than this.
+_SMALL = 1e76
 _SPECIAL = MappingProxyType({"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf})
 _LENGTH = struct.Struct("<I")
 
@@ -146,6 +148,8 @@ def _cast(name: str, datatype: str, shape: Sequence[int], array: Array, kind: "n
     if kind.kind == "f" and have in "fiu":
         if have == "f" and kind.itemsize == 8:
             return array
+        if kind.itemsize == 4 and array.ndim == 1 and array.dot(array) < _SMALL:
+            return array.astype(kind)
         # A float64 beyond float32 becomes an infinity, and so does the sum.
         with np.errstate(over="ignore", invalid="ignore"):
             made = array.astype(kind)

@@ -47,7 +47,7 @@ class Process:
                     stdout=out,
                     stderr=out,
                     pass_fds=(command_read, reply_write, *pass_fds),
-                    start_new_session=True,
+                    process_group=0,
                 )
         except BaseException:
             os.close(commands)

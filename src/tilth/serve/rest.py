@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
@@ -27,12 +28,25 @@ from tilth.serve.traces import Context, child, header, parse
 
 Headers = list[tuple[str, str]]
 Reply = tuple[int, Headers, bytes]
-Handler = Callable[[Any, Any, tuple[str, ...]], Awaitable[Reply]]
+Handler = Callable[["Call", tuple[str, ...]], Awaitable[Reply]]
 _JSON: Headers = [("content-type", "application/json")]
 _TEXT: Headers = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 _MOST_PATH = 2048
 #: Scopes that a route may need; the empty one needs no credential.
 _OPEN, _INFER, _MANAGE, _METRICS = "", "infer", "manage", "metrics"
+
+
+#: Headers that say who asks, and for whom; two of one would let two readers see two requests.
+_SINGLE = ("host", "origin", "authorization", "content-length", rest_infer.JSON_LENGTH)
+
+
+@dataclass(slots=True)
+class Call:
+    """What a handler needs of one HTTP request: the method, the headers by lower-case name, and granian's protocol."""
+
+    method: str
+    headers: dict[str, str]
+    proto: Any
 
 
 class Rest:
@@ -55,9 +69,13 @@ class Rest:
 
     async def __rsgi__(self, scope: Any, proto: Any) -> None:
         """Answer one request; nothing that it holds can raise beyond this."""
-        headers, began = scope.headers, time.perf_counter_ns()
+        # All at once: each look-up in granian's own would cross into Rust.
+        pairs = scope.headers.items()
+        headers, began = dict(pairs), time.perf_counter_ns()
         context, given_id = None, ""
         try:
+            if len(headers) != len(pairs):
+                _check_single(pairs)
             refusal = self._hosts.refusal(headers.get("host") or scope.authority, headers.get("origin"))
             if refusal:
                 raise _misdirected(refusal)
@@ -65,7 +83,7 @@ class Rest:
             if route[1] and not self._access.open:
                 self._access.check(headers.get("authorization"), route[1])
             context = _context(headers)
-            status, head, body = await route[0](scope, proto, route[2])
+            status, head, body = await route[0](Call(scope.method, headers, proto), route[2])
             error = ""
         except TilthError as failure:
             given_id = request_id(headers.get("x-request-id"))
@@ -90,8 +108,9 @@ class Rest:
     def _note(self, scope: Any, given_id: str, status: int, began: int, size: int, error: str) -> None:
         names = self._memo[scope.method, scope.path][2] if (scope.method, scope.path) in self._memo else ()
         model, version = (*names, "", "")[:2]
-        given_id = given_id or request_id(scope.headers.get("x-request-id"))
-        length = scope.headers.get("content-length") or "0"
+        headers = scope.headers
+        given_id = given_id or request_id(headers.get("x-request-id"))
+        length = headers.get("content-length") or "0"
         taken = int(length) if length.isdecimal() and len(length) < 16 else 0
         ms = (time.perf_counter_ns() - began) / 1e6
         self._log.request(given_id, model, version, status, ms, taken, size, scope.client, error or scope.path[:200])
@@ -168,9 +187,9 @@ class Rest:
 
     # -- inference
 
-    async def _infer(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
-        headers = scope.headers
-        body = await self.bodies.read(scope, proto)
+    async def _infer(self, call: Call, names: tuple[str, ...]) -> Reply:
+        headers = call.headers
+        body = await self.bodies.read(call.headers, call.proto)
         unit = self._service.unit(*names)
         document, inputs = rest_infer.parse(body, headers.get(rest_infer.JSON_LENGTH), self._service.limits)
         request = rest_infer.request_of(names[0], names[1], document, inputs)
@@ -186,8 +205,8 @@ class Rest:
         head = [("content-type", "application/octet-stream"), (rest_infer.JSON_LENGTH, str(json_size))]
         return 200, head, made
 
-    async def _predict(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
-        body = await self.bodies.read(scope, proto)
+    async def _predict(self, call: Call, names: tuple[str, ...]) -> Reply:
+        body = await self.bodies.read(call.headers, call.proto)
         try:
             given = orjson.loads(body)
         except orjson.JSONDecodeError as error:
@@ -196,80 +215,80 @@ class Rest:
         signature = unit.facts.signature
         inputs = rest_rows.inputs_of(given, signature)
         request = Request(names[0], inputs, unit.version if names[1] else "")
-        request.until = _until(scope.headers.get("timeout"), request)
+        request.until = _until(call.headers.get("timeout"), request)
         answer = await self._service.infer(request, unit)
         told = {"predictions": rest_rows.predictions(answer.outputs, signature), "model_version": answer.version}
         return 200, _JSON, orjson.dumps(told)
 
     # -- what there is
 
-    async def _live(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+    async def _live(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _JSON, b'{"live":true}'
 
-    async def _ready(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+    async def _ready(self, call: Call, names: tuple[str, ...]) -> Reply:
         if self._service.is_ready():
             return 200, _JSON, b'{"ready":true}'
         told = {name: served.reasons for name, served in self._service.models.items() if served.reasons}
         return 503, [*_JSON, ("retry-after", "1")], orjson.dumps({"ready": False, "reasons": told})
 
-    async def _server(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+    async def _server(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _JSON, orjson.dumps(self._service.metadata())
 
-    async def _model(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+    async def _model(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _JSON, orjson.dumps(model_metadata(self._service, *names))
 
-    async def _model_ready(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+    async def _model_ready(self, call: Call, names: tuple[str, ...]) -> Reply:
         served = self._service.served(names[0])
         if self._service.is_model_ready(*names):
             return 200, _JSON, orjson.dumps({"name": names[0], "ready": True})
         told = {"name": names[0], "ready": False, "reasons": served.reasons}
         return 503, [*_JSON, ("retry-after", "1")], orjson.dumps(told)
 
-    async def _config(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+    async def _config(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _JSON, orjson.dumps(model_config(self._service, *names))
 
-    async def _stats(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+    async def _stats(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _JSON, orjson.dumps(self._repository.statistics(*names))
 
-    async def _metrics(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+    async def _metrics(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _TEXT, self._repository.prometheus().encode()
 
-    async def _openapi(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+    async def _openapi(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _JSON, document(self._scopes)
 
     # -- the repository and settings
 
-    async def _index(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
-        asked = await self._object(scope, proto) if scope.method == "POST" else {}
+    async def _index(self, call: Call, names: tuple[str, ...]) -> Reply:
+        asked = await self._object(call) if call.method == "POST" else {}
         return 200, _JSON, orjson.dumps(self._repository.index(asked.get("ready") is True))
 
-    async def _load(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
-        asked = await self._object(scope, proto)
+    async def _load(self, call: Call, names: tuple[str, ...]) -> Reply:
+        asked = await self._object(call)
         await self._repository.load(names[0], asked.get("parameters") or {})
         return 200, _JSON, b"{}"
 
-    async def _unload(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
-        await self._object(scope, proto)
+    async def _unload(self, call: Call, names: tuple[str, ...]) -> Reply:
+        await self._object(call)
         await self._repository.unload(names[0])
         return 200, _JSON, b"{}"
 
-    async def _logging(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
-        asked = await self._object(scope, proto) if scope.method == "POST" else {}
+    async def _logging(self, call: Call, names: tuple[str, ...]) -> Reply:
+        asked = await self._object(call) if call.method == "POST" else {}
         return 200, _JSON, orjson.dumps(await self._repository.logging(asked))
 
-    async def _tracing(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
-        asked = await self._object(scope, proto) if scope.method == "POST" else {}
+    async def _tracing(self, call: Call, names: tuple[str, ...]) -> Reply:
+        asked = await self._object(call) if call.method == "POST" else {}
         return 200, _JSON, orjson.dumps(self._repository.tracing(asked))
 
-    async def _shared_memory(self, scope: Any, proto: Any, names: tuple[str, ...]) -> Reply:
+    async def _shared_memory(self, call: Call, names: tuple[str, ...]) -> Reply:
         if names[-1] == "status":
             return 200, _JSON, b"[]"
         if names[-1] == "unregister":
             return 200, _JSON, b"{}"
         raise rest_infer.no_shared_memory()
 
-    async def _object(self, scope: Any, proto: Any) -> dict[str, Any]:
-        body = await self.bodies.read(scope, proto)
+    async def _object(self, call: Call) -> dict[str, Any]:
+        body = await self.bodies.read(call.headers, call.proto)
         return rest_infer.loads(body) if body else {}
 
 
@@ -279,6 +298,13 @@ def arrays_of(outputs: Mapping[str, Value]) -> dict[str, Array]:
         if not isinstance(value, np.ndarray):
             return {name: np.asarray(array) for name, array in entries(outputs)}
     return outputs  # type: ignore[return-value]
+
+
+def _check_single(pairs: list[tuple[str, str]]) -> None:
+    names = [name for name, _ in pairs]
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            raise InvalidError(f"the header `{name}` is there twice", hint="send it once")
 
 
 def _name(part: str) -> str:

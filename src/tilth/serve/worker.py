@@ -85,6 +85,8 @@ class _Worker:
         reading = asyncio.get_running_loop().create_task(self._follow())
         access = _access(self._config)
         await self._open(access)
+        # What was imported stays for good: the collector need not walk it again and again.
+        gc.freeze()
         self._tell({"event": "up"})
         beating = asyncio.get_running_loop().create_task(self._beat())
         await self._ended.wait()
