@@ -3,9 +3,12 @@
 Run it with `make demo`; it writes into `out/`.
 """
 
+import json
 import os
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +64,43 @@ def digits(pipeline: Pipeline, held_out: np.ndarray, labels: np.ndarray) -> None
     command("run", str(bundle), "--input", str(OUT / "digits-input.npz"), "--output", str(OUT / "digits-output.npz"))
     with np.load(OUT / "digits-output.npz", allow_pickle=False) as outputs:
         compare(outputs, pipeline, held_out, labels)
+    say("5. serve it, and ask over HTTP")
+    served(bundle, pipeline, held_out[:3])
+
+
+def served(bundle: Path, pipeline: Pipeline, rows: np.ndarray) -> None:
+    """Serve the bundle on a free port, ask for a few rows, and end the server."""
+    arguments = ["serve", f"digits={bundle}", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--json"]
+    print(f"$ tilth {' '.join(arguments[:2])}", flush=True)
+    with subprocess.Popen([sys.executable, "-m", "tilth", *arguments], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = json.loads(server.stdout.readline())["http"]
+            wait_until_ready(f"http://{address}/v2/health/ready")
+            print("$ curl localhost:8751/v1/models/digits:predict -d '{\"instances\": [[0, 0, 5, ...], ...]}'")
+            answer = post(f"http://{address}/v1/models/digits:predict", {"instances": rows.tolist()})
+        finally:
+            server.terminate()
+    found = [row["label"] for row in answer["predictions"]]
+    print(f"digits: {found}, scikit-learn says {pipeline.predict(rows).tolist()}")
+
+
+def wait_until_ready(url: str) -> None:
+    """Ask until the server says that all models answer, for at most a minute."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    sys.exit("the server did not become ready")
+
+
+def post(url: str, body: dict) -> dict:
+    """Send JSON and return the JSON that comes back."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
 
 
 def compare(outputs: dict[str, np.ndarray], pipeline: Pipeline, held_out: np.ndarray, labels: np.ndarray) -> None:
