@@ -43,11 +43,12 @@ RESNET_CONNECTIONS = 8
 WIDTH = 37_500  # 150 kB of float32
 WARM_CYCLES, MEMORY_CYCLES = 50, 1000
 #: What Tilth is compared with in part a, and how many times its requests per second are wanted.
-JSON_BARS = (
+JSON_BARS: tuple[tuple[Peer, float | None], ...] = (
     (processes.MLSERVER, 6.0),
     (processes.BENTOML, 20.0),
     (processes.LITSERVE, 10.0),
     (processes.RAY, 40.0),
+    (processes.RAY_HAPROXY, None),
     (processes.GRANIAN, 0.8),
 )
 
@@ -461,7 +462,7 @@ def cycle(server: Server, case: Case, loads: int) -> tuple[int, int]:
     return memory[0], memory[-1]
 
 
-def compared(part: str, what: str, own: Sequence[float], other: Sequence[float], bar: float) -> Result:
+def compared(part: str, what: str, own: Sequence[float], other: Sequence[float], bar: float | None) -> Result:
     """Return the line of a comparison of requests per second, block by block."""
     figure = quartiles([a / b for a, b in zip(own, other, strict=True)])
     return Result(part, what, _rate(own), _rate(other), figure, bar)
@@ -513,11 +514,18 @@ def main() -> None:
         parser.error(f"unknown part `{', '.join(unknown)}`; known: {', '.join(PARTS)}")
     if absent := [name for name in ("wrk", "h2load") if not shutil.which(name)]:
         parser.error(f"no `{', '.join(absent)}`; on Debian and Ubuntu run: apt-get install wrk nghttp2-client")
+    if {"a", "c"} & set(wanted):
+        for peer, _ in JSON_BARS:
+            with contextlib.suppress(Unavailable):  # said again, and shown, where it is started
+                peer.installed()
+    processes.become_alone()
+    # Servers that wait are stopped: ended without notice, this program would leave them behind for ever.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))
         for name in wanted:
-            print(f"part {name}: {PARTS[name].__doc__}", file=sys.stderr, flush=True)
+            print(PARTS[name].__doc__, file=sys.stderr, flush=True)
             try:
                 results += PARTS[name](bench)
             except Unavailable as error:

@@ -22,6 +22,7 @@ from tilth.bridge.measure.worker import last_words, memory_bytes
 
 HERE = Path(__file__).resolve().parent
 _MARK = "TILTH_BENCH_SERVER"
+_ALONE = "TILTH_BENCH_ALONE"
 _START_S = 120.0
 
 
@@ -41,6 +42,9 @@ class Peer:
     path: str = "/"
     #: Its requests are `{"rows": ...}` and its answers lists, not the Open Inference Protocol's.
     plain: bool = False
+    #: It listens beyond loopback too, and starts only where nothing outside can reach it.
+    exposed: bool = False
+    env: tuple[tuple[str, str], ...] = ()
 
     def installed(self) -> Path:
         """Return its Python, installing it first where it is not there.
@@ -76,27 +80,56 @@ class Peer:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     def start(self, model: Path, folder: Path) -> "Server":
-        """Start it with `model` and return when it listens.
+        """Start it with `model`, without waiting for it.
 
         Raises:
-            Unavailable: it was not installed, or ended instead of listening.
+            Unavailable: it is not installed, or would be reached from outside.
         """
         python = self.installed()
+        if self.exposed and _ALONE not in os.environ:
+            raise Unavailable("listens on every interface, and this user may not make a network namespace for it")
         ports = free_ports(2)
         env = {"PEER_MODEL": str(model), "PEER_PORT": str(ports[0]), "PEER_GRPC_PORT": str(ports[1])}
         env |= {"PEER_WORKERS": str(self.workers), "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+        env |= dict(self.env)
         command = [str(python), str(HERE / "peers" / self.file)]
         return Server(self.title, command, folder, ports, env)
 
 
 _ORT = ("onnxruntime",)
-MLSERVER = Peer("MLServer", "with_mlserver.py", (("mlserver", *_ORT),), "mlserver", path="/v2/models/mlp/infer")
+# MLServer 1.7.1 asks for an event loop where uvloop 0.22 and later have none.
+# Its pool of processes halves what it does with a small model, hence no workers.
+MLSERVER = Peer(
+    "MLServer",
+    "with_mlserver.py",
+    (("mlserver", "uvloop<0.22", *_ORT),),
+    "mlserver",
+    workers=0,
+    path="/v2/models/mlp/infer",
+)
 BENTOML = Peer("BentoML", "with_bentoml.py", (("bentoml", *_ORT),), "bentoml", path="/infer", plain=True)
 # torch first and from this machine's index: asked for by another package it comes with several GB for GPUs.
 LITSERVE = Peer("LitServe", "with_litserve.py", (("torch==2.13.0",), ("litserve", *_ORT)), "litserve", path="/predict")
 RAY = Peer("Ray Serve", "with_ray.py", (("ray[serve]", *_ORT),), "ray")
+# The two settings are its documentation's high throughput mode.
+RAY_HAPROXY = replace(
+    RAY,
+    title="Ray Serve (HAProxy mode)",
+    exposed=True,
+    env=(("RAY_SERVE_ENABLE_HA_PROXY", "1"), ("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")),
+)
 GRANIAN = Peer("bare granian", "bare_granian.py")
 GRPC = Peer("bare grpc.aio", "bare_grpc.py", workers=1)
+
+
+def become_alone() -> None:
+    """Start this program again in a network namespace of its own, where only loopback is; go on here if that fails."""
+    inside = ["unshare", "--net", *(["--map-root-user"] if os.geteuid() else [])]
+    if _ALONE in os.environ or subprocess.run([*inside, "ip", "link", "set", "lo", "up"], check=False).returncode:
+        return
+    os.environ[_ALONE] = "1"
+    script = 'ip link set lo up && exec "$@"'
+    os.execvp(inside[0], [*inside, "sh", "-c", script, "sh", sys.executable, *sys.argv])  # noqa: S606
 
 
 def cache() -> Path:
@@ -218,7 +251,8 @@ def _stat(pid: int) -> tuple[int, str]:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return 0, ""
-    return int(fields[1]), fields[19]
+    # A zombie waits for its parent and takes nothing.
+    return (0, "") if fields[0] == "Z" else (int(fields[1]), fields[19])
 
 
 def _born(pid: int) -> str:

@@ -41,7 +41,13 @@ class OnnxModel:
 
 def main() -> None:
     """Start Ray on loopback, deploy, and wait to be ended."""
-    ray.init(num_cpus=os.cpu_count(), include_dashboard=False, _node_ip_address="127.0.0.1")
+    ray.init(
+        address="local",
+        num_cpus=os.cpu_count(),
+        include_dashboard=False,
+        object_store_memory=200_000_000,
+        _node_ip_address="127.0.0.1",
+    )
     serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["PEER_PORT"])})
     serve.run(OnnxModel.bind(os.environ["PEER_MODEL"]))
     signal.pause()

@@ -15,7 +15,8 @@ from joserfc.jws import JWSRegistry
 
 from tilth.core.errors import RefusedError
 from tilth.serve.access import Access, ForbiddenError, UnauthenticatedError
-from tilth.serve.tokens import SCOPES, TokenFile, load_jwt_key, new_token, parse_tokens
+from tilth.serve.jwt import load_jwt_key
+from tilth.serve.tokens import SCOPES, TokenFile, new_token, parse_tokens
 
 READER, READER_LINE = new_token(["infer"], "reader")
 ADMIN, ADMIN_LINE = new_token(["manage"], "admin")

@@ -29,7 +29,8 @@ from tilth.core.errors import (
     UnsupportedError,
     UntrustedError,
 )
-from tilth.serve.tokens import SCOPES, JwtVerifier, Principal, load_jwt_key, load_tokens, new_token, parse_tokens
+from tilth.serve.jwt import JwtVerifier, load_jwt_key
+from tilth.serve.tokens import SCOPES, Principal, load_tokens, new_token, parse_tokens
 
 SECRET, LINE = new_token(["infer", "metrics"], "ci@example")
 NOW = 1_800_000_000
@@ -631,7 +632,7 @@ import sys, tilth.serve.access, tilth.serve.host
 assert not {{"joserfc", "cryptography"}} & {{name.partition(".")[0] for name in sys.modules}}
 sys.modules["joserfc"] = None
 try:
-    tilth.serve.tokens.load_jwt_key({str(tmp_path / "public.pem")!r}, issuer=None, audience=None)
+    tilth.serve.jwt.load_jwt_key({str(tmp_path / "public.pem")!r}, issuer=None, audience=None)
 except tilth.core.errors.MissingError as error:
     print(error.hint)
 """

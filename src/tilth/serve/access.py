@@ -8,7 +8,8 @@ RefusedError
 import re
 
 from tilth.core.errors import RefusedError
-from tilth.serve.tokens import MAX_TOKEN_BYTES, SCOPES, JwtVerifier, Principal, TokenFile
+from tilth.serve.jwt import JwtVerifier
+from tilth.serve.tokens import MAX_TOKEN_BYTES, SCOPES, Principal, TokenFile
 
 #: RFC 6750, section 2.1: `b64token`.
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] ([A-Za-z0-9._~+/-]+=*)")

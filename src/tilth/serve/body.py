@@ -6,6 +6,8 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from granian.rsgi import ProtocolClosed
+
 from tilth.core.errors import InvalidError, UnsupportedError
 from tilth.serve.failure import DeadlineError, TooLargeError
 from tilth.serve.limits import Limits
@@ -55,6 +57,8 @@ class Bodies:
                 raise
             task.uncancel()
             raise DeadlineError("the body did not come in time", why=f"{self._limits.body_s:g} s") from None
+        except ProtocolClosed:
+            raise InvalidError("the body ends early", why="the client closed the connection") from None
         finally:
             reading.pop(key, None)
         encoding = headers.get("content-encoding")

@@ -19,6 +19,8 @@ from tilth.serve.sentinel import Sentinel
 _START_S = 30.0
 #: After how long without a sign of life a worker counts as hanging.
 _SILENT_S = 10.0
+#: How often in a row a worker may end at the start of a server.
+_MOST_STARTS = 3
 
 
 @dataclass
@@ -30,6 +32,8 @@ class Worker:
     up: asyncio.Event = field(default_factory=asyncio.Event)
     heard: float = field(default_factory=time.monotonic)
     tickets: dict[int, "asyncio.Future[dict[str, Any]]"] = field(default_factory=dict)
+    #: Slots of versions that it loads, by ticket: the first is to blame when it dies and no call runs.
+    loading: dict[int, int] = field(default_factory=dict)
 
 
 class Fleet:
@@ -60,6 +64,7 @@ class Fleet:
         self._deaths = [0] * count
         self._reasons: dict[int, str] = {}
         self.closing = False
+        self._looked = time.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
@@ -69,20 +74,24 @@ class Fleet:
             UnavailableError: one does not start.
         """
         await asyncio.gather(*(self._spawn(index) for index in range(self._count)))
-        waiting = [worker.up.wait() for worker in self.workers.values()]
-        try:
-            await asyncio.wait_for(asyncio.gather(*waiting), _START_S)
-        except TimeoutError:
-            raise UnavailableError("a worker does not start", why=f"it took longer than {_START_S:g} s") from None
+        end = time.monotonic() + _START_S
+        while not all(worker.up.is_set() for worker in self.workers.values()):
+            failed = max(self._deaths) >= _MOST_STARTS
+            if failed or time.monotonic() > end:
+                why = f"it ended {_MOST_STARTS} times" if failed else f"it took longer than {_START_S:g} s"
+                self.kill()
+                raise UnavailableError("a worker does not start", why=why, hint="what it said is above")
+            await asyncio.sleep(0.01)
 
-    async def _spawn(self, index: int) -> None:
-        config = {**self._config, "index": index, "http_fd": self._fds[index]}
+    async def _spawn(self, index: int, *, late: bool = False) -> Worker:
+        config = {**self._config, "index": index, "http_fd": self._fds[index], "late": late}
         fds = [fd for fd in (config["http_fd"], config["manage_fd"]) if fd is not None]
         process = await Process.start(self._command, config, None, fds)
         worker = self.workers[index] = Worker(index, process)
         task = asyncio.get_running_loop().create_task(self._live(worker))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return worker
 
     async def _live(self, worker: Worker) -> None:
         async for message in worker.process.messages():
@@ -110,18 +119,33 @@ class Fleet:
         ran = self._sentinels[index].running()
         self._sentinels[index].leave()
         why = self._reasons.pop(index, "") or how_it_ended(code)
-        if ran is not None:
-            self._blamed(ran[0], why)
+        to_blame = [ran[0]] if ran is not None else list(worker.loading.values())
+        if to_blame:
+            self._blamed(to_blame[0], why)
         self._log.write("error", "worker ended", worker=index, why=why, lived_s=round(lived_s, 1))
         await asyncio.sleep(respawn_after_s(lived_s, self._deaths[index]))
-        if self.closing:
-            return
-        await self._spawn(index)
-        fresh = self.workers[index]
+        while not self.closing:
+            try:
+                fresh = await self._spawn(index, late=True)
+            except OSError as error:
+                self._log.write("error", "worker does not start", worker=index, why=str(error))
+                await asyncio.sleep(1)
+            else:
+                await self._welcome(fresh)
+                return
+
+    async def _welcome(self, fresh: Worker) -> None:
+        """Let a worker that replaces another in, when it serves what the others do."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(fresh.up.wait(), _START_S)
-        if fresh.process.alive:
-            await self._revive(fresh)
+        if not fresh.process.alive:
+            return
+        if not fresh.up.is_set():
+            self._end(fresh, f"it took longer than {_START_S:g} s to start")
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._revive(fresh), _START_S)
+        fresh.process.send({"do": "open"})
 
     async def tell(self, worker: Worker, order: Mapping[str, Any]) -> dict[str, Any]:
         """Send an order to a worker and return its answer.
@@ -132,10 +156,13 @@ class Fleet:
         ticket = next(self._numbers)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         worker.tickets[ticket] = future
+        if order["do"] == "inline":
+            worker.loading[ticket] = order["slot"]
         if not worker.process.alive:
             future.set_result({"gone": True})
         worker.process.send({**order, "ticket": ticket})
         answer = await future
+        worker.loading.pop(ticket, None)
         if "gone" in answer:
             raise UnavailableError("a worker ended", why="it died while it was told something", hint="try again")
         if "error" in answer:
@@ -165,6 +192,12 @@ class Fleet:
 
     def watch(self, limit_s: Callable[[int], float], limit_bytes: Callable[[], float]) -> None:
         """End workers that hang in a model longer than `limit_s` of its slot, are silent, or take too much memory."""
+        now = time.monotonic()
+        if now - self._looked > 1:
+            # This process was stopped for a while, and so may have been the workers.
+            for worker in self.workers.values():
+                worker.heard = now
+        self._looked = now
         for worker in self.workers.values():
             if not worker.process.alive or not worker.up.is_set():
                 continue
@@ -188,5 +221,10 @@ class Fleet:
         ends = [worker.process.ended() for worker in self.workers.values()]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*ends), grace_s + 1)
+        self.kill()
+
+    def kill(self) -> None:
+        """End every worker at once and start none any more."""
+        self.closing = True
         for worker in self.workers.values():
             worker.process.kill()

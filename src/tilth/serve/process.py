@@ -20,7 +20,11 @@ class Process:
     """A child with two pipes. `start` makes it."""
 
     def __init__(
-        self, inner: asyncio.subprocess.Process, commands: int, reader: asyncio.StreamReader, log: Path
+        self,
+        inner: asyncio.subprocess.Process,
+        commands: asyncio.WriteTransport,
+        reader: asyncio.StreamReader,
+        log: Path,
     ) -> None:
         self._inner, self._commands, self._reader, self._log = inner, commands, reader, log
         self.born = time.monotonic()
@@ -56,18 +60,24 @@ class Process:
         finally:
             os.close(command_read)
             os.close(reply_write)
-        reader = asyncio.StreamReader(limit=_LINE_BYTES)
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(limit=_LINE_BYTES)
         protocol = asyncio.StreamReaderProtocol(reader)
-        pipe = os.fdopen(replies, "rb", buffering=0)
-        await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
-        made = cls(inner, commands, reader, log or Path("/dev/null"))
+        await loop.connect_read_pipe(lambda: protocol, os.fdopen(replies, "rb", buffering=0))
+        # A transport, for a write to the pipe of a child that is stopped or hangs would wait, and all others with it.
+        writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(commands, "wb", buffering=0))
+        made = cls(inner, writer, reader, log or Path("/dev/null"))
         made.send(config)
         return made
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send a message; a child that is gone misses it, and its end is told elsewhere."""
-        with contextlib.suppress(OSError):
-            os.write(self._commands, json.dumps(message).encode() + b"\n")
+        """Send a message, or keep it until the child reads.
+
+        A child that is gone misses it, and its end is told elsewhere; one that never reads is ended.
+        """
+        if not self._commands.is_closing():
+            self._commands.write(json.dumps(message).encode() + b"\n")
+            if self._commands.get_write_buffer_size() > _LINE_BYTES:
+                self.kill()
 
     async def messages(self) -> AsyncIterator[dict[str, Any]]:
         """Yield what the child says until it closes its pipe."""
@@ -86,9 +96,8 @@ class Process:
     async def ended(self) -> int:
         """Wait for the child's end and return its exit code, negative for a signal."""
         code = await self._inner.wait()
-        with contextlib.suppress(OSError):
-            os.close(self._commands)
-        self._commands = -1
+        if not self._commands.is_closing():
+            self._commands.abort()
         return code
 
     def kill(self) -> None:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 _WORDS = 2
+_STEP_S = 0.5
 
 
 class Sentinel:
@@ -19,6 +20,7 @@ class Sentinel:
         with path.open("r+b") as file:
             file.truncate(_WORDS * 8)
             self._map = mmap.mmap(file.fileno(), _WORDS * 8)
+        self._seen, self._looked = (0, 0.0), time.monotonic()
         self._words = memoryview(self._map).cast("Q")
 
     def enter(self, slot: int) -> None:
@@ -32,9 +34,20 @@ class Sentinel:
         self._words[0] = 0
 
     def running(self) -> tuple[int, float] | None:
-        """Return which slot runs and for how many seconds, None when nothing does."""
-        since, slot = self._words[1], self._words[0]
-        return None if not slot else (slot - 1, max(0.0, (time.monotonic_ns() - since) / 1e9))
+        """Return which slot runs and for how many seconds it was seen to, None when nothing does.
+
+        Seconds count from one look to the next, each for at most half of one: when the machine or all of us were
+        stopped for a while, nobody hangs.
+        """
+        since, slot, now = self._words[1], self._words[0], time.monotonic()
+        if not slot:
+            self._seen = (0, 0.0)
+        elif self._seen[0] != since:
+            self._seen = (since, 0.0)
+        else:
+            self._seen = (since, self._seen[1] + min(_STEP_S, now - self._looked))
+        self._looked = now
+        return None if not slot else (slot - 1, self._seen[1])
 
     def close(self) -> None:
         """Give the page back."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tilth.core.device import Device
-from tilth.core.errors import InvalidError, MissingError, RefusedError, TilthError, UnavailableError
+from tilth.core.errors import MissingError, RefusedError, TilthError, UnavailableError
 from tilth.serve import sources
 from tilth.serve.address import Address
 from tilth.serve.fleet import Fleet, Worker
@@ -21,7 +21,7 @@ from tilth.serve.frame import error_facts, raised
 from tilth.serve.loading import Facts, facts_of
 from tilth.serve.logs import Log
 from tilth.serve.metrics import MOST_UNITS
-from tilth.serve.plan import MOST_STRIKES, Standing, runs_inline, struck
+from tilth.serve.plan import MOST_STRIKES, Standing, policy_of, runs_inline, struck
 from tilth.serve.process import Process, how_it_ended
 from tilth.serve.sentinel import Sentinel
 from tilth.serve.settings import Settings
@@ -85,6 +85,7 @@ class Supervisor:
                 watching.cancel()
                 await self._fleet.close(self._settings.drain_s)
         finally:
+            self._stop.set()
             for version in self._by_slot.values():
                 if version.runner is not None:
                     version.runner.kill()
@@ -95,12 +96,12 @@ class Supervisor:
         settings = self._settings
         # One listening socket a worker, of one port: the kernel deals connections out evenly. They stay open here, so
         # that those who wait when a worker dies are taken by the one that replaces it.
-        http = stack.enter_context(_bound(settings.http, listen=True))
+        http = stack.enter_context(_opened(settings.http, listen=True))
         more = replace(settings.http, port=http.getsockname()[1])
         https = [http, *(stack.enter_context(_bound(more, listen=True)) for _ in range(settings.workers - 1))]
-        manage = stack.enter_context(_bound(settings.manage, listen=True)) if settings.manage else None
+        manage = stack.enter_context(_opened(settings.manage, listen=True)) if settings.manage else None
         # Bound and never listened on: it holds the port, that workers share by SO_REUSEPORT.
-        grpc = stack.enter_context(_bound(settings.grpc, listen=False)) if settings.grpc else None
+        grpc = stack.enter_context(_opened(settings.grpc, listen=False)) if settings.grpc else None
         told = {"http": _name(http)}
         told |= {"grpc": _name(grpc)} if grpc else {}
         told |= {"manage": _name(manage)} if manage else {}
@@ -197,7 +198,7 @@ class Supervisor:
         for number, path in files.items():
             model.versions.setdefault(number, Version(name, number, Path(path))).path = Path(path)
         if settings:
-            model.policy = _policy(settings)
+            model.policy = policy_of(settings)
         wanted = self._wanted(model)
         for version in wanted:
             version.standing = Standing()
@@ -226,7 +227,7 @@ class Supervisor:
         for version in model.versions.values():
             version.wanted = False
         self._publish()
-        await asyncio.gather(*(self._take_down(one, "unloaded") for one in model.versions.values() if one.slot >= 0))
+        await asyncio.gather(*(self._take_down(one, "unloaded") for one in model.versions.values()))
         self._publish()
 
     def _all(self) -> list[Version]:
@@ -259,9 +260,9 @@ class Supervisor:
                 await self._loaded(version, alone)
                 version.stamp = stamp
             except TilthError as error:
-                self._give_up(version, old, error)
+                await self._give_up(version, old, error)
                 raise
-            version.state, version.reason = READY, ""
+            version.state, version.reason, version.before = READY, "", None
             self._publish()
             if old is not None:
                 await self._end(old)
@@ -271,20 +272,30 @@ class Supervisor:
         if version.slot < 0:
             return None
         old = Version(version.model, version.version, version.path, version.slot, inline=version.inline)
-        old.runner, old.socket, old.facts = version.runner, version.socket, version.facts
-        if old.runner is not None:
-            self._by_slot[old.slot] = old
-        version.slot, version.runner, version.inline = -1, None, False
+        old.runner, old.socket, old.facts, old.placed = version.runner, version.socket, version.facts, version.placed
+        self._by_slot[old.slot] = version.before = old
+        version.slot, version.runner, version.inline, version.placed = -1, None, False, False
         return old
 
-    def _give_up(self, version: Version, old: "Version | None", error: TilthError) -> None:
+    async def _give_up(self, version: Version, old: "Version | None", error: TilthError) -> None:
+        placed, slot, version.before = version.placed, version.slot, None
+        if placed and old is None:
+            await self._detached(version, slot)
         self._free(version)
         version.state, version.reason = UNAVAILABLE, str(error)
         if old is not None:
             version.slot, version.runner, version.inline = old.slot, old.runner, old.inline
             version.socket, version.facts, version.state = old.socket, old.facts, READY
-            version.reason = ""
+            version.reason, version.placed = "", old.placed
             self._by_slot[version.slot] = version
+            if version.runner is not None and not version.runner.alive:
+                # It died meanwhile, when nobody was there to start it once more.
+                self._strike(version, how_it_ended(await version.runner.ended()))
+                self._begin(self._again(version), "restart")
+            elif placed:
+                # Some workers have taken the new one.
+                with contextlib.suppress(TilthError):
+                    await self._fleet.tell_all(self._order(version))
         self._publish()
 
     async def _loaded(self, version: Version, alone: bool) -> None:
@@ -301,13 +312,20 @@ class Supervisor:
 
     async def _load_once(self, version: Version, alone: bool) -> None:
         facts = await asyncio.to_thread(facts_of, version.source, self._device())
+        fresh = version.slot < 0
         self._take_slot(version)
         standing, isolation = version.standing, self._settings.isolation
         version.inline = runs_inline(small=facts.small, alone=alone, standing=standing, isolation=isolation)
         version.facts = facts
         if not version.inline:
             await self._start_runner(version)
-        answers = await self._fleet.tell_all({**self._order(version), "fresh": True})
+        version.placed = True
+        try:
+            answers = await asyncio.wait_for(self._fleet.tell_all({**self._order(version), "fresh": fresh}), _LOAD_S)
+        except TimeoutError:
+            raise UnavailableError("the model does not load", why=f"it took longer than {_LOAD_S:g} s") from None
+        if not version.placed:
+            raise UnavailableError("the model does not load", why="it ended the worker that loaded it")
         if version.inline and answers:
             version.facts = Facts.of_json(answers[0]["facts"])
 
@@ -331,7 +349,10 @@ class Supervisor:
             "slot": version.slot,
         }
         log = self._runtime / f"runner-{self._count}.log"
-        runner = await Process.start(self._runner_command, config, log)
+        try:
+            runner = await Process.start(self._runner_command, config, log)
+        except OSError as error:
+            raise UnavailableError("no process can be started for the model", why=str(error)) from None
         version.runner = runner
         try:
             answer = await asyncio.wait_for(runner.answer(), _LOAD_S)
@@ -360,7 +381,7 @@ class Supervisor:
 
     def _strike(self, version: Version, why: str) -> None:
         version.standing = struck(version.standing)
-        version.state, version.reason = LOADING, why
+        version.state, version.reason, version.placed = LOADING, why, False
         if version.standing.quarantined:
             version.state = UNAVAILABLE
             version.reason = (
@@ -372,17 +393,18 @@ class Supervisor:
 
     async def _again(self, version: Version) -> None:
         """Start a version that died once more, unless it is quarantined."""
-        slot, version.runner, version.inline = version.slot, None, False
-        if not version.standing.quarantined and version.wanted:
-            async with version.guard:
+        version.runner, version.inline = None, False
+        async with version.guard:
+            slot = version.slot
+            if not version.standing.quarantined and version.wanted:
                 try:
                     await self._load_once(version, alone=False)
                     version.state, version.reason = READY, ""
                 except TilthError as error:
                     version.state, version.reason = UNAVAILABLE, str(error)
-        if version.state != READY:
-            await self._detached(version, slot)
-            self._free(version)
+            if version.state != READY and slot >= 0:
+                await self._detached(version, slot)
+                self._free(version)
         self._publish()
 
     async def _take_down(self, version: Version, why: str) -> None:
@@ -390,9 +412,8 @@ class Supervisor:
             if version.slot < 0:
                 return
             old = self._retired(version)
-            version.state, version.reason, version.stamp = UNAVAILABLE, why, (0, 0)
+            version.state, version.reason, version.stamp, version.before = UNAVAILABLE, why, (0, 0), None
             if old is not None:
-                await self._detached(old, old.slot)
                 await self._end(old)
 
     async def _detached(self, version: Version, slot: int) -> None:
@@ -401,11 +422,10 @@ class Supervisor:
             await self._fleet.tell_all({"do": "detach", **about})
 
     async def _end(self, old: Version) -> None:
-        """End what served a version before."""
+        """End what served a version before, when the requests that it has begun are answered."""
+        await self._detached(old, old.slot)
         runner, old.runner = old.runner, None
         if runner is not None:
-            # Requests that it has begun were answered before workers let go of it, or have waited long enough.
-            await asyncio.sleep(0.05)
             runner.kill()
             await runner.ended()
             Path(old.socket).unlink(missing_ok=True)
@@ -427,7 +447,7 @@ class Supervisor:
             self._slots.append(version.slot)
         if version.runner is not None:
             version.runner.kill()
-        version.slot, version.runner = -1, None
+        version.slot, version.runner, version.placed = -1, None, False
 
     # -- workers
 
@@ -450,7 +470,8 @@ class Supervisor:
 
     async def _revive(self, worker: Worker) -> None:
         """Bring a new worker up to what the others serve."""
-        live = [version for version in self._all() if version.state == READY]
+        known = [version if version.placed or not version.before else version.before for version in self._all()]
+        live = [version for version in known if version.placed]
         results = await asyncio.gather(
             *(self._fleet.tell(worker, self._order(version)) for version in live), return_exceptions=True
         )
@@ -464,6 +485,7 @@ class Supervisor:
         version = self._by_slot.get(slot)
         if version is None or not version.inline:
             return
+        version.inline = False
         self._strike(version, why)
         self._begin(self._again(version), "move")
 
@@ -483,6 +505,9 @@ class Supervisor:
             answer: dict[str, Any] = {}
         except TilthError as error:
             answer = error_facts(error)
+        except Exception as error:  # a fault of ours: who asked must not wait for ever
+            self._log.write("error", "fault", during=message["what"], error=f"{type(error).__name__}: {error}"[:2000])
+            answer = error_facts(UnavailableError("the server failed", hint="its log says why"))
         worker.process.send({"do": "answer", "ticket": ticket, **answer})
 
     # -- watching
@@ -491,7 +516,7 @@ class Supervisor:
         due = 0.0
         while True:
             self._fleet.watch(self._limit_s, lambda: float(self._inline_limit()))
-            for slot, sentinel in self._sentinels.items():
+            for slot, sentinel in list(self._sentinels.items()):
                 self._watch_runner(self._by_slot.get(slot), sentinel)
             if time.monotonic() > due:
                 due = time.monotonic() + _MEMORY_S
@@ -502,9 +527,7 @@ class Supervisor:
         if version is None or version.runner is None or version.facts is None or not version.runner.alive:
             return
         ran = sentinel.running()
-        if ran is None:
-            return
-        if ran[1] > version.facts.call_limit_s:
+        if ran is not None and ran[1] > version.facts.call_limit_s:
             self._reasons[version.slot] = f"a call took longer than {version.facts.call_limit_s:.3g} s"
             version.runner.kill()
         elif version.runner.resident_bytes() > version.facts.memory_limit_bytes:
@@ -534,19 +557,14 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
 
-def _policy(settings: Mapping[str, Any]) -> Policy:
-    versions = settings.get("versions", "latest")
-    sound = isinstance(versions, str) or (isinstance(versions, list) and all(isinstance(one, str) for one in versions))
-    shares = [settings.get("split", {}), settings.get("shadow", {})]
-    if not sound or not all(
-        isinstance(share, dict) and all(isinstance(value, int | float) and 0 <= value for value in share.values())
-        for share in shares
-    ):
-        raise InvalidError("`config` is not understood", hint='{"versions": "all", "split": {"1": 90, "2": 10}}')
-    return Policy(versions if isinstance(versions, str) else tuple(versions), shares[0], shares[1])
+def _opened(address: Address, *, listen: bool) -> socket.socket:
+    """Return a socket bound to an address that nobody else has; as `_bound`."""
+    # Sharing a port is for our own workers: with it alone, a second server would take half of this one's connections.
+    _bound(address, listen=False, shared=False).close()
+    return _bound(address, listen=listen)
 
 
-def _bound(address: Address, *, listen: bool) -> socket.socket:
+def _bound(address: Address, *, listen: bool, shared: bool = True) -> socket.socket:
     """Return a socket bound to an address.
 
     Raises:
@@ -556,7 +574,7 @@ def _bound(address: Address, *, listen: bool) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
         made.bind((address.host, address.port))
         if listen:
             made.listen(1024)

@@ -113,13 +113,12 @@ class Apart(asyncio.Protocol):
         left_s = until - time.monotonic() if until else 0.0
         self._number += 1
         number = self._number
+        pieces = pack(number, {"left_s": left_s} if until else {}, given)
         future: asyncio.Future[tuple[Any, Any]] = asyncio.get_running_loop().create_future()
+        # Until its answer comes, also when nobody waits for that any more: what is sent takes the runner's memory.
         self._waiting[number] = future
-        try:
-            self._transport.writelines(pack(number, {"left_s": left_s} if until else {}, given))
-            facts, outputs = await _in_time(future, left_s, until)
-        finally:
-            self._waiting.pop(number, None)
+        self._transport.writelines(pieces)
+        facts, outputs = await _in_time(future, left_s, until)
         if "error" in facts:
             raise raised(facts)
         return outputs, facts["queue_ns"], facts["compute_ns"], facts["batch"]
@@ -142,7 +141,7 @@ class Apart(asyncio.Protocol):
             if len(self._buffer) < end:
                 return
             whole, self._buffer = self._buffer[:end], self._buffer[end:]
-            future = self._waiting.get(number)
+            future = self._waiting.pop(number, None)
             if future is not None and not future.done():
                 view = memoryview(whole)
                 future.set_result(unpack(view[HEADER.size : HEADER.size + meta_size], view[HEADER.size + meta_size :]))
@@ -153,6 +152,7 @@ class Apart(asyncio.Protocol):
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(_ended())
+        self._waiting.clear()
 
 
 def is_plain(signature: Signature) -> bool:

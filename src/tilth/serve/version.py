@@ -29,6 +29,9 @@ class Version:
     standing: Standing = field(default_factory=Standing)
     runner: Process | None = None
     socket: str = ""
+    #: Whether workers were told to serve it, and what they serve until they are.
+    placed: bool = False
+    before: "Version | None" = None
     certified: Path | None = None
     stamp: tuple[int, int] = (0, 0)
     guard: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -6,12 +6,13 @@ import ctypes
 import gc
 import json
 import os
-import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from tilth.bridge.measure.tether import tie_to_parent
 from tilth.core.device import Device
 from tilth.core.errors import TilthError
 from tilth.ports.engine import Engine
@@ -21,6 +22,7 @@ from tilth.serve.capture import Capture
 from tilth.serve.door import GrpcDoor, HttpDoor
 from tilth.serve.frame import error_facts, raised
 from tilth.serve.host import HostRule
+from tilth.serve.jwt import load_jwt_key
 from tilth.serve.limits import Limits
 from tilth.serve.loading import Facts, load
 from tilth.serve.logs import Log
@@ -31,7 +33,7 @@ from tilth.serve.rest import Rest
 from tilth.serve.rpc import Rpc
 from tilth.serve.sentinel import Sentinel
 from tilth.serve.service import Served, Service
-from tilth.serve.tokens import load_jwt_key, load_tokens
+from tilth.serve.tokens import load_tokens
 from tilth.serve.traces import tracer
 from tilth.serve.traffic import Policy
 from tilth.serve.unit import Apart, Inline, Unit
@@ -41,8 +43,8 @@ _BEAT_S = 0.5
 
 def serve(engines: Mapping[str, Engine], device: Callable[[], Device], commands: TextIO, replies: TextIO) -> None:
     """Answer the network until the supervisor says otherwise or goes away."""
+    tie_to_parent()
     config = json.loads(commands.readline())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         import uvloop
     except ImportError:
@@ -74,7 +76,8 @@ class _Worker:
         self._repository = Repository(self.service, self._log, runtime)
         self._tracer = tracer(config["otlp"] or None)
         self._tickets: dict[int, asyncio.Future[Any]] = {}
-        self._ended = asyncio.Event()
+        self._may_open, self._ended = asyncio.Event(), asyncio.Event()
+        self._retiring: dict[int, Unit] = {}
         self._doors: list[HttpDoor | GrpcDoor] = []
         self._rests: list[Rest] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,11 +87,16 @@ class _Worker:
         self._watch_capture()
         reading = asyncio.get_running_loop().create_task(self._follow())
         access = _access(self._config)
-        await self._open(access)
+        if not self._config["late"]:
+            await self._open(access)
         # What was imported stays for good: the collector need not walk it again and again.
         gc.freeze()
         self._tell({"event": "up"})
         beating = asyncio.get_running_loop().create_task(self._beat())
+        if self._config["late"]:
+            # It takes the place of one that died: who is let in before the models are there would find none.
+            await self._may_open.wait()
+            await self._open(access)
         await self._ended.wait()
         for task in (reading, beating):
             task.cancel()
@@ -171,17 +179,21 @@ class _Worker:
         reader = asyncio.StreamReader(limit=1 << 26)
         protocol = asyncio.StreamReaderProtocol(reader)
         await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, self._commands)
-        while line := await reader.readline():
-            order = json.loads(line)
-            if order["do"] in ("inline", "attach"):
-                # Loading takes its time; what comes after it must not wait.
-                task = asyncio.get_running_loop().create_task(self._bring(order))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            else:
-                getattr(self, f"_do_{order['do']}")(order)
-        # The supervisor is gone: nobody restarts or stops this process any more.
-        self._ended.set()
+        try:
+            while line := await reader.readline():
+                order = json.loads(line)
+                if order["do"] in ("inline", "attach", "detach"):
+                    # Loading and letting go take their time; what comes after it must not wait.
+                    work = self._detach(order) if order["do"] == "detach" else self._bring(order)
+                    task = asyncio.get_running_loop().create_task(work)
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+                else:
+                    getattr(self, f"_do_{order['do']}")(order)
+        finally:
+            # The supervisor is gone, or not understood: nobody restarts or stops this process any more.
+            self._may_open.set()
+            self._ended.set()
 
     async def _beat(self) -> None:
         while True:
@@ -224,24 +236,32 @@ class _Worker:
 
     def _retire(self, unit: Unit) -> None:
         """Close a unit once nothing waits for it any more."""
-        waiting = getattr(unit, "waiting", 0)
-        if waiting:
-            asyncio.get_running_loop().call_later(0.05, self._retire, unit)
+        if getattr(unit, "waiting", 0):
+            self._retiring[unit.slot] = unit
+            asyncio.get_running_loop().call_later(0.02, self._retire, unit)
             return
+        self._retiring.pop(unit.slot, None)
         unit.close()
         gc.collect()
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
 
-    def _do_detach(self, order: Mapping[str, Any]) -> None:
+    async def _detach(self, order: Mapping[str, Any]) -> None:
+        """Let go of the unit of a slot, and say so when all that it has begun is answered or has had its time."""
         served = self.service.models.get(order["model"])
         unit = served.units.get(order["version"]) if served else None
         if served is not None and unit is not None and unit.slot == order["slot"]:
             del served.units[order["version"]]
             served.refresh()
             self._retire(unit)
+        until = time.monotonic() + self._config["drain_s"]
+        while order["slot"] in self._retiring and time.monotonic() < until:
+            await asyncio.sleep(0.02)
         self._tell({"event": "done", "ticket": order["ticket"]})
+
+    def _do_open(self, order: Mapping[str, Any]) -> None:
+        self._may_open.set()
 
     def _do_models(self, order: Mapping[str, Any]) -> None:
         for name, told in order["models"].items():
@@ -272,6 +292,7 @@ class _Worker:
 
     def _do_drain(self, order: Mapping[str, Any]) -> None:
         self.service.draining = True
+        self._may_open.set()
         self._ended.set()
 
 
