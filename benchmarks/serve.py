@@ -431,17 +431,19 @@ def growth(bench: Bench) -> list[Result]:
         Result(
             "g",
             f"memory after {done:,} more loads and unloads",
-            f"{last / 1e6:.0f} MB",
-            f"{first / 1e6:.0f} MB after {WARM_CYCLES}",
-            [last / first] * 3,
+            _memory(last),
+            f"{_memory(first)} after {WARM_CYCLES}",
+            [last[0] / first[0]] * 3,
             1.05,
             at_most=True,
         ),
     ]
 
 
-def cycle(server: Server, case: Case, loads: int) -> tuple[int, int]:
+def cycle(server: Server, case: Case, loads: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Unload and load `loads` times, with a request each; return the memory after the warm-up and 1,000 later.
+
+    Both as `Server.memory_bytes` gives it.
 
     Raises:
         Unavailable: an answer was an error.
@@ -460,6 +462,10 @@ def cycle(server: Server, case: Case, loads: int) -> tuple[int, int]:
             memory.append(server.memory_bytes())
     connection.close()
     return memory[0], memory[-1]
+
+
+def _memory(size: tuple[int, int]) -> str:
+    return f"{size[0] / 1e6:.0f} MB ({size[1] / 1e6:.0f} anonymous)"
 
 
 def compared(part: str, what: str, own: Sequence[float], other: Sequence[float], bar: float | None) -> Result:

@@ -199,9 +199,13 @@ class Server:
         finally:
             self.pause()
 
-    def memory_bytes(self) -> int:
-        """Return the proportional set size of all its processes."""
-        return sum(map(memory_bytes, self._pids()))
+    def memory_bytes(self) -> tuple[int, int]:
+        """Return the proportional set size of all its processes, and how much of it no file backs.
+
+        The first changes when another program maps the same libraries; the second does not.
+        """
+        pids = self._pids()
+        return sum(map(memory_bytes, pids)), sum(map(_anonymous_bytes, pids))
 
     def close(self) -> None:
         """Ask it to end, and end what is left after ten seconds."""
@@ -253,6 +257,14 @@ def _stat(pid: int) -> tuple[int, str]:
         return 0, ""
     # A zombie waits for its parent and takes nothing.
     return (0, "") if fields[0] == "Z" else (int(fields[1]), fields[19])
+
+
+def _anonymous_bytes(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return 1024 * int(_found(r"Pss_Anon:\s+(\d+)", text))
 
 
 def _born(pid: int) -> str:
@@ -395,7 +407,7 @@ def _output(command: list[str]) -> str:
 def _found(pattern: str, text: str) -> str:
     match = re.search(pattern, text)
     if not match:
-        raise Unavailable(f"`{pattern}` is not in what the client printed: {text}")
+        raise Unavailable(f"`{pattern}` is not in: {text}")
     return match[1]
 
 

@@ -105,7 +105,7 @@ def test_a_hundred_thousand_tiny_chunks_are_cut_off(server: Server) -> None:
 def test_a_body_that_trickles_in_is_given_up(server: Server) -> None:
     with raw(server, SOON_S) as connection:
         connection.sendall(head(Content_Length="100") + b"{")
-        assert received(connection).startswith((b"HTTP/1.1 504", b"HTTP/1.1 408")) or True
+        assert received(connection)[:12] in (b"", b"HTTP/1.1 504")
     with raw(server, SOON_S) as connection:
         connection.sendall(head(Transfer_Encoding="chunked") + b"1\r\n{\r\n")
         assert b" 504 " in received(connection)[:20]

@@ -460,16 +460,22 @@ def test_an_unload_answers_what_waits_and_then_404_or_503(tmp_path: Path) -> Non
 def test_a_second_server_on_the_same_port_is_refused(honest: Path, which: str) -> None:
     with Server(f"m={honest}") as server:
         taken = server.address if which == "http" else server.grpc
-        with pytest.raises(RuntimeError, match="cannot be listened on"):
-            Server(f"m={honest}", f"--{which}", taken, ready=False)
+        with (
+            pytest.raises(RuntimeError, match="cannot be listened on"),
+            Server(f"m={honest}", f"--{which}", taken, ready=False),
+        ):
+            pass
         assert server.infer("m").status == 200
 
 
 def test_a_port_that_something_else_has_is_refused(honest: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(RuntimeError, match="cannot be listened on"):
-            Server(f"m={honest}", "--http", address, ready=False)
+        with (
+            pytest.raises(RuntimeError, match="cannot be listened on"),
+            Server(f"m={honest}", "--http", address, ready=False),
+        ):
+            pass
 
 
 def test_a_server_can_start_anew_on_the_port_it_had(honest: Path) -> None:

@@ -52,9 +52,9 @@ def _check_sizes(values: Mapping[str, Value], specs: Iterable[TensorSpec]) -> No
 def _wrong_names(unknown: list[str], missing: list[str], signature: Signature) -> InvalidError:
     parts = []
     if missing:
-        parts.append("missing: " + ", ".join(f"`{name}`" for name in missing[:10]))
+        parts.append("missing: " + ", ".join(f"`{name[:80]}`" for name in missing[:10]))
     if unknown:
-        parts.append("unknown: " + ", ".join(f"`{name}`" for name in unknown[:10]))
+        parts.append("unknown: " + ", ".join(f"`{name[:80]}`" for name in unknown[:10]))
     wanted = "; ".join(str(spec) for spec in signature.inputs[:10])
     return InvalidError("the inputs do not have the graph's names", why=", ".join(parts), hint=f"it takes {wanted}")
 

@@ -36,6 +36,8 @@ DTYPES = MappingProxyType(dict(_TABLE))
 DATATYPES = MappingProxyType({dtype: name for name, dtype in _TABLE})
 _NUMPY = MappingProxyType({name: np.dtype(dtype).newbyteorder("<") for name, dtype in _TABLE if dtype != "string"})
 _OF_NUMPY = MappingProxyType({np.dtype(dtype): name for name, dtype in _TABLE if dtype != "string"})
+#: Up to this size a copy costs less than finding out whether one is needed.
+_COPIED_BYTES = 4096
 #: Squares of numbers that float32 cannot hold add up to more than this.
 _SMALL = 1e76
 _SPECIAL = MappingProxyType({"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf})
@@ -43,9 +45,10 @@ _LENGTH = struct.Struct("<I")
 
 
 def from_raw(name: str, datatype: str, shape: Sequence[int], data: bytes | memoryview) -> Array:
-    """Return the tensor that `data` holds in the binary form; numbers share its memory and are read-only.
+    """Return the tensor that `data` holds in the binary form; large ones may share its memory and be read-only.
 
-    BF16 widens to float32, which loses nothing: numpy has no such type.
+    BF16 widens to float32, which loses nothing: numpy has no such type. Elements begin at a multiple of 16 bytes, as in
+    numpy's own arrays: kernels add in another order where they do not, and answers would differ in their last bits.
 
     Raises:
         InvalidError: the size does not fit the shape, or an element is not of the datatype.
@@ -66,7 +69,7 @@ def from_raw(name: str, datatype: str, shape: Sequence[int], data: bytes | memor
         return (array.astype(np.uint32) << 16).view(np.float32)
     if datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
         raise InvalidError(f"`{name}` holds a truth value that is neither 0 nor 1", hint="send one byte each, 0 or 1")
-    return array
+    return array.copy() if array.nbytes <= _COPIED_BYTES or array.ctypes.data % 16 else array
 
 
 def to_raw(array: Array) -> bytes:
@@ -100,6 +103,8 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: Any) -> Arra
         raise _unfit(name, datatype, shape, str(error)[:200]) from None
     if array.dtype.kind in "UO" and kind.kind == "f":
         array = _with_special(name, datatype, shape, data)
+    elif array.dtype.kind in "fO" and kind.kind == "u":
+        array = _whole_numbers(name, datatype, shape, data, kind)
     array = _cast(name, datatype, shape, array, kind)
     if array.size != math.prod(shape):
         raise _unfit(name, datatype, shape, f"it has {array.size} elements")
@@ -178,6 +183,17 @@ def _with_special(name: str, datatype: str, shape: Sequence[int], data: Any) -> 
             raise _unfit(name, datatype, shape, f"it holds {str(item)[:40]!r}")
         made.append(float(value))
     return np.array(made, np.float64)
+
+
+def _whole_numbers(name: str, datatype: str, shape: Sequence[int], data: Any, kind: "np.dtype[Any]") -> Array:
+    """Return numbers beyond int64, which numpy would take for float64 when nobody says what they are."""
+    items = _flattened(name, data)
+    if not all(type(item) is int for item in items):
+        raise _unfit(name, datatype, shape, "it holds something else than whole numbers")
+    try:
+        return np.array(items, kind)
+    except OverflowError:
+        raise _unfit(name, datatype, shape, f"a number is out of {datatype}'s range") from None
 
 
 def _flattened(name: str, data: Any) -> list[Any]:

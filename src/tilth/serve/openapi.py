@@ -1,6 +1,6 @@
 """The REST interface as an OpenAPI 3.1 document; pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -74,12 +74,16 @@ _STATUSES = {
 }
 
 
-def document(scopes: frozenset[str]) -> bytes:
-    """Return the document for a port that offers these scopes, as JSON."""
+def document(scopes: frozenset[str], models: Sequence[str] = ()) -> bytes:
+    """Return the document for a port that offers these scopes, as JSON; names of `models` stand in it as examples."""
     paths: dict[str, dict[str, Any]] = {}
     for path, method, scope, about, body in _ROUTES:
         if not scope or scope in scopes:
             paths.setdefault(path, {})[method] = _operation(path, scope, about, body)
+            if models and "{name}" in path:
+                named = {**_NAME, "example": models[0]}
+                others = [one for one in paths[path][method]["parameters"] if one["name"] != "name"]
+                paths[path][method]["parameters"] = [named, *others]
     return orjson.dumps(
         {
             "openapi": "3.1.0",

@@ -16,6 +16,10 @@ from tilth.serve.service import Service
 
 _SETTINGS = ("versions", "split", "shadow")
 _LEVELS = ("debug", "info", "warning", "error")
+#: Triton's log settings: which lines there are, and at a verbose level from 1 on every request and more.
+_LOG_LEVELS = (("info", "log_info"), ("warning", "log_warning"), ("error", "log_error"))
+_LOG_SETTINGS = (*(name for _, name in _LOG_LEVELS), "log_verbose_level")
+_LOG_FIXED = {"log_file": "", "log_format": "json"}
 
 
 class Repository:
@@ -120,17 +124,28 @@ class Repository:
             InvalidError: a setting has no such value.
             UnsupportedError: there is no such setting.
         """
+        wanted = {**self._log_settings(), **asked}
         for name, value in asked.items():
-            if name == "level" and value in _LEVELS:
-                continue
-            if name == "access" and isinstance(value, bool):
-                continue
-            if name in ("level", "access"):
-                raise InvalidError(f"`{name}` cannot be {str(value)[:40]!r}", why="level: " + ", ".join(_LEVELS))
-            raise UnsupportedError(f"there is no log setting `{name[:80]}`", why="known: level, access")
+            if name not in _LOG_SETTINGS:
+                raise UnsupportedError(
+                    f"the log setting `{name[:80]}` cannot be changed", why="known: " + ", ".join(_LOG_SETTINGS)
+                )
+            if type(value) is not (int if name == "log_verbose_level" else bool) or value < 0:
+                raise InvalidError(
+                    f"`{name}` cannot be {str(value)[:40]!r}", hint="truth values, and a level from 0 on"
+                )
         if asked:
-            await self._service.ask("logging", asked)
-        return {"level": self._log.level, "access": self._log.access}
+            verbose = wanted["log_verbose_level"] > 0
+            level = next((level for level, name in _LOG_LEVELS if wanted[name]), "error")
+            about = {"level": "debug" if verbose else level, "access": verbose}
+            await self._service.ask("logging", about)
+            return {**_LOG_FIXED, **{name: wanted[name] for name in _LOG_SETTINGS}}
+        return {**_LOG_FIXED, **self._log_settings()}
+
+    def _log_settings(self) -> dict[str, Any]:
+        least = _LEVELS.index(self._log.level)
+        told: dict[str, Any] = {name: _LEVELS.index(level) >= least for level, name in _LOG_LEVELS}
+        return {**told, "log_verbose_level": int(self._log.access)}
 
     def tracing(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Return the trace settings.

@@ -4,7 +4,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import orjson
@@ -241,6 +240,8 @@ class Rest:
         served = self._service.served(names[0])
         if self._service.is_model_ready(*names):
             return 200, _JSON, orjson.dumps({"name": names[0], "ready": True})
+        if names[1] and names[1] not in served.reasons:
+            self._service.unit(*names)
         told = {"name": names[0], "ready": False, "reasons": served.reasons}
         return 503, [*_JSON, ("retry-after", "1")], orjson.dumps(told)
 
@@ -254,7 +255,7 @@ class Rest:
         return 200, _TEXT, self._repository.prometheus().encode()
 
     async def _openapi(self, call: Call, names: tuple[str, ...]) -> Reply:
-        return 200, _JSON, document(self._scopes)
+        return 200, _JSON, document(self._scopes, sorted(self._service.models))
 
     # -- the repository and settings
 
@@ -264,7 +265,10 @@ class Rest:
 
     async def _load(self, call: Call, names: tuple[str, ...]) -> Reply:
         asked = await self._object(call)
-        await self._repository.load(names[0], asked.get("parameters") or {})
+        parameters = asked.get("parameters") or {}
+        if type(parameters) is not dict:
+            raise InvalidError("`parameters` is not an object", hint='send {"parameters": {"config": "..."}}')
+        await self._repository.load(names[0], parameters)
         return 200, _JSON, b"{}"
 
     async def _unload(self, call: Call, names: tuple[str, ...]) -> Reply:
@@ -308,8 +312,8 @@ def _check_single(pairs: list[tuple[str, str]]) -> None:
 
 
 def _name(part: str) -> str:
-    # Decoded once: what is left of an escape after that is a name that nobody has.
-    return unquote(part)
+    # granian has decoded the path; what is left of an escape after that is a name that nobody has.
+    return part
 
 
 def _until(given: str | None, request: Request) -> float:

@@ -1,0 +1,235 @@
+"""The official client against a real server: everything that it can ask of a server without an accelerator."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tritonclient.grpc as over_grpc
+import tritonclient.http as over_http
+from onnx import TensorProto, helper, save
+from server import TILTH, Server, until
+from tritonclient.utils import InferenceServerException
+
+import tilth
+
+TYPES = {
+    "BOOL": (TensorProto.BOOL, np.array([[True, False, True]])),
+    "UINT8": (TensorProto.UINT8, np.array([[0, 7, 255]], np.uint8)),
+    "UINT16": (TensorProto.UINT16, np.array([[0, 7, 65535]], np.uint16)),
+    "UINT32": (TensorProto.UINT32, np.array([[0, 7, 2**32 - 1]], np.uint32)),
+    "UINT64": (TensorProto.UINT64, np.array([[0, 7, 2**64 - 1]], np.uint64)),
+    "INT8": (TensorProto.INT8, np.array([[-128, 0, 127]], np.int8)),
+    "INT16": (TensorProto.INT16, np.array([[-32768, 0, 32767]], np.int16)),
+    "INT32": (TensorProto.INT32, np.array([[-(2**31), 0, 2**31 - 1]], np.int32)),
+    "INT64": (TensorProto.INT64, np.array([[-(2**63), 0, 2**63 - 1]], np.int64)),
+    "FP16": (TensorProto.FLOAT16, np.array([[0.1, -2, 65504]], np.float16)),
+    "FP32": (TensorProto.FLOAT, np.array([[0.1, -2, 3e38]], np.float32)),
+    "FP64": (TensorProto.DOUBLE, np.array([[0.1, -2, 1e300]])),
+    "BYTES": (TensorProto.STRING, np.array([["", "grün", "x" * 300]], object)),
+}
+ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+def echo(path: Path, dtypes: dict[str, int], width: int) -> Path:
+    """Write a model that answers each input as it is."""
+    nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name in dtypes]
+    ends = {
+        side: [helper.make_tensor_value_info(name + side, kind, ["batch", width]) for name, kind in dtypes.items()]
+        for side in ("", "_out")
+    }
+    graph = helper.make_graph(nodes, "echo", ends[""], ends["_out"])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of certified bundles: `echo` in two versions, and `types` with one input of each datatype."""
+    folder = tmp_path_factory.mktemp("models")
+    made = {"echo": {"x": TensorProto.FLOAT}, "types": {name: kind for name, (kind, _) in TYPES.items()}}
+    samples: dict[str, Any] = {"echo": {"x": ROWS}, "types": {name: rows for name, (_, rows) in TYPES.items()}}
+    for name, dtypes in made.items():
+        model = echo(folder / f"{name}.onnx", dtypes, 4 if name == "echo" else 3)
+        (folder / "served" / name).mkdir(parents=True)
+        first = folder / "served" / name / "1.tilth"
+        tilth.import_model(model, samples[name], out=first)
+        tilth.build(first, budget_s=1.0, batches=(1,), engines=("ort",))
+    (folder / "served" / "echo" / "2.tilth").write_bytes((folder / "served" / "echo" / "1.tilth").read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(bundles: Path) -> Iterator[Server]:
+    """Return a server with both versions of `echo` and with `types`."""
+    arguments = ["--models", bundles / "served", "--policy", "echo=all", "--split", "echo=1:50,2:50", "--workers", "1"]
+    with Server(*arguments, command=TILTH) as made:
+        yield made
+
+
+@pytest.fixture(params=["http", "grpc"])
+def client(request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[Any, Any]]:
+    """Return the client's module and a client."""
+    module: Any = over_http if request.param == "http" else over_grpc
+    made = module.InferenceServerClient(server.address if request.param == "http" else server.grpc)
+    yield module, made
+    made.close()
+
+
+def inputs(module: Any, values: dict[str, Any], **how: Any) -> list[Any]:
+    found = []
+    for name, value in values.items():
+        kind = "BYTES" if value.dtype == object else {np.dtype(bool): "BOOL"}.get(value.dtype, "")
+        kind = kind or next(one for one, (_, rows) in TYPES.items() if rows.dtype == value.dtype)
+        found.append(module.InferInput(name, list(value.shape), kind))
+        found[-1].set_data_from_numpy(value, **how)
+    return found
+
+
+def test_it_sees_what_is_served(client: tuple[Any, Any]) -> None:
+    module, asked = client
+    as_json = {} if module is over_http else {"as_json": True}
+    assert asked.is_server_live() and asked.is_server_ready()
+    assert asked.is_model_ready("echo") and asked.is_model_ready("echo", "2")
+    assert asked.get_server_metadata(**as_json)["name"] == "tilth"
+    metadata = asked.get_model_metadata("echo", **as_json)
+    assert metadata["versions"] == ["1", "2"] and metadata["inputs"][0]["datatype"] == "FP32"
+    config = asked.get_model_config("echo", **as_json)
+    assert (config if module is over_http else config["config"])["backend"] == "tilth"
+    index = asked.get_model_repository_index(**as_json)
+    rows = index if module is over_http else index["models"]
+    assert {(row["name"], row["version"], row["state"]) for row in rows} >= {("echo", "1", "READY")}
+    stats = asked.get_inference_statistics("echo", **as_json)
+    assert {row["version"] for row in stats["model_stats"]} == {"1", "2"}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_every_datatype_comes_back_as_it_went(client: tuple[Any, Any], name: str) -> None:
+    module, asked = client
+    values = {one: rows for one, (_, rows) in TYPES.items()}
+    ways: list[dict[str, Any]] = [{}] if module is over_grpc or name in ("FP16",) else [{}, {"binary_data": False}]
+    for how in ways:
+        given = inputs(module, {one: rows for one, rows in values.items() if one != name})
+        given += inputs(module, {name: values[name]}, **how)
+        answer = asked.infer("types", given, outputs=[module.InferRequestedOutput(f"{name}_out", **how)])
+        found, wanted = answer.as_numpy(f"{name}_out"), values[name]
+        if name == "BYTES":
+            found = np.array([[one if isinstance(one, str) else one.decode() for one in row] for row in found], object)
+        assert found.dtype == wanted.dtype and found.tolist() == wanted.tolist()
+
+
+def test_ids_parameters_classes_and_a_version_are_kept(client: tuple[Any, Any]) -> None:
+    module, asked = client
+    outputs = [module.InferRequestedOutput("x_out", class_count=2)]
+    answer = asked.infer("echo", inputs(module, {"x": ROWS}), model_version="2", request_id="a-1", outputs=outputs)
+    told = answer.get_response() if module is over_http else answer.get_response(as_json=True)
+    assert told["id"] == "a-1" and told["model_version"] == "2"
+    assert answer.as_numpy("x_out")[0].tolist() == [b"3.000000:3", b"2.000000:2"]
+
+
+def test_bf16_widens_where_a_model_takes_fp32(server: Server) -> None:
+    values = np.array([[1.5, -2, 0, 256]], np.float32)
+    given = over_grpc.InferInput("x", [1, 4], "BF16")
+    given.set_data_from_numpy(values.astype(ml_dtypes.bfloat16))
+    with over_grpc.InferenceServerClient(server.grpc) as asked:
+        assert np.array_equal(asked.infer("echo", [given]).as_numpy("x_out"), values)
+
+
+@pytest.mark.parametrize("packing", ["gzip", "deflate"])
+def test_packed_requests_and_answers(server: Server, packing: str) -> None:
+    rows = np.zeros((500, 4), np.float32)
+    with over_http.InferenceServerClient(server.address) as asked:
+        answer = asked.infer(
+            "echo",
+            inputs(over_http, {"x": rows}),
+            request_compression_algorithm=packing,
+            response_compression_algorithm=packing,
+        )
+    assert np.array_equal(answer.as_numpy("x_out"), rows)
+
+
+def test_a_stream_answers_each_request_and_goes_on_after_a_bad_one(server: Server) -> None:
+    answers: list[tuple[Any, Any]] = []
+    with over_grpc.InferenceServerClient(server.grpc) as asked:
+        asked.start_stream(lambda result, error: answers.append((result, error)))
+        for name in ("echo", "nobody", "echo"):
+            asked.async_stream_infer(name, inputs(over_grpc, {"x": ROWS}))
+        until(lambda: len(answers) == 3)
+        asked.stop_stream()
+    assert [error is None for _, error in answers] == [True, False, True]
+    assert np.array_equal(answers[2][0].as_numpy("x_out"), ROWS)
+
+
+def test_a_split_sends_requests_to_both_versions(client: tuple[Any, Any]) -> None:
+    module, asked = client
+    found = []
+    for _ in range(40):
+        answer = asked.infer("echo", inputs(module, {"x": ROWS}))
+        told = answer.get_response() if module is over_http else answer.get_response(as_json=True)
+        found.append(told["model_version"])
+    assert {"1", "2"} == set(found), "one in 2^39 that this is luck"
+
+
+def test_a_bundle_comes_with_the_call_and_goes_again(client: tuple[Any, Any], bundles: Path) -> None:
+    module, asked = client
+    data = (bundles / "served" / "echo" / "1.tilth").read_bytes()
+    asked.load_model("guest", files={"file:1/m.tilth": data})
+    assert np.array_equal(asked.infer("guest", inputs(module, {"x": ROWS})).as_numpy("x_out"), ROWS)
+    asked.load_model("guest", config=json.dumps({"versions": "all"}))
+    asked.unload_model("guest")
+    with pytest.raises(InferenceServerException, match="guest"):
+        asked.infer("guest", inputs(module, {"x": ROWS}))
+    for refused in ({"config": json.dumps({"backend": "python"})}, {"files": {"file:1/model.py": b"import os"}}):
+        with pytest.raises(InferenceServerException, match="config|bundle"):
+            asked.load_model("guest", **refused)
+
+
+def test_settings_are_told_and_shared_memory_is_refused_with_a_reason(client: tuple[Any, Any]) -> None:
+    module, asked = client
+    assert asked.get_log_settings() and asked.get_trace_settings() is not None
+    as_json = {} if module is over_http else {"as_json": True}
+    assert "log_verbose_level" in str(asked.update_log_settings({"log_verbose_level": 1, "log_info": True}, **as_json))
+    asked.update_log_settings({"log_verbose_level": 0})
+    with pytest.raises(InferenceServerException, match="log_file"):
+        asked.update_log_settings({"log_file": "/etc/passwd"})
+    assert not (asked.get_system_shared_memory_status() if module is over_http else [])
+    for register in (
+        lambda: asked.register_system_shared_memory("a", "/a", 16),
+        lambda: asked.register_cuda_shared_memory("a", b"aGFuZGxl", 0, 16),
+    ):
+        with pytest.raises(InferenceServerException, match="shared memory is not offered"):
+            register()
+    given = inputs(module, {"x": ROWS})
+    given[0].set_shared_memory("a", 48)
+    with pytest.raises(InferenceServerException, match="shared memory is not offered"):
+        asked.infer("echo", given)
+
+
+def test_plain_rows_are_the_shortest_way(server: Server) -> None:
+    rows = ROWS.tolist()
+    for told in ({"instances": rows}, rows, {"instances": [{"x": row} for row in rows]}):
+        reply = server.post("/v1/models/echo:predict", told)
+        assert reply.status == 200 and reply.json["predictions"] == rows
+    assert server.post("/v1/models/echo:predict", {"instances": [[1, 2]]}).status == 400
+    assert server.post("/v1/models/echo:predict", {"instances": [{"y": [1, 2, 3, 4]}]}).status == 400
+
+
+def test_a_trace_and_a_request_id_go_in_and_come_out(server: Server) -> None:
+    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    reply = server.infer("echo", {"traceparent": given})
+    assert reply.headers["traceparent"].split("-")[1] == given.split("-")[1]
+    assert reply.headers["traceparent"].split("-")[2] != given.split("-")[2]
+    assert server.ask("GET", "/nope", None, {"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
+
+
+@pytest.mark.parametrize("parameters", [[1], "all", 7])
+def test_a_load_whose_parameters_are_no_object_is_refused(server: Server, parameters: Any) -> None:
+    assert server.post("/v2/repository/models/echo/load", {"parameters": parameters}).status == 400
+
+
+def test_a_version_that_is_not_there_is_missing_and_not_only_unready(server: Server) -> None:
+    assert server.get("/v2/models/echo/versions/9/ready").status == 404
+    assert server.get("/v2/models/nobody/ready").status == 404
