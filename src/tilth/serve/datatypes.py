@@ -103,7 +103,7 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: Any) -> Arra
         raise _unfit(name, datatype, shape, str(error)[:200]) from None
     if array.dtype.kind in "UO" and kind.kind == "f":
         array = _with_special(name, datatype, shape, data)
-    elif array.dtype.kind in "fO" and kind.kind == "u":
+    elif array.dtype.kind in "fO" and kind.kind in "iu" and _all_whole(data):
         array = _whole_numbers(name, datatype, shape, data, kind)
     array = _cast(name, datatype, shape, array, kind)
     if array.size != math.prod(shape):
@@ -185,13 +185,14 @@ def _with_special(name: str, datatype: str, shape: Sequence[int], data: Any) -> 
     return np.array(made, np.float64)
 
 
+def _all_whole(data: Any) -> bool:
+    return all(_all_whole(item) for item in data) if type(data) is list else type(data) is int
+
+
 def _whole_numbers(name: str, datatype: str, shape: Sequence[int], data: Any, kind: "np.dtype[Any]") -> Array:
     """Return numbers beyond int64, which numpy would take for float64 when nobody says what they are."""
-    items = _flattened(name, data)
-    if not all(type(item) is int for item in items):
-        raise _unfit(name, datatype, shape, "it holds something else than whole numbers")
     try:
-        return np.array(items, kind)
+        return np.array(_flattened(name, data), kind)
     except OverflowError:
         raise _unfit(name, datatype, shape, f"a number is out of {datatype}'s range") from None
 

@@ -16,7 +16,7 @@ from tilth.serve.service import Service
 
 _SETTINGS = ("versions", "split", "shadow")
 _LEVELS = ("debug", "info", "warning", "error")
-#: Triton's log settings: which lines there are, and at a verbose level from 1 on every request and more.
+#: Triton's log settings: which lines there are, and at verbose level 1 one for every request.
 _LOG_LEVELS = (("info", "log_info"), ("warning", "log_warning"), ("error", "log_error"))
 _LOG_SETTINGS = (*(name for _, name in _LOG_LEVELS), "log_verbose_level")
 _LOG_FIXED = {"log_file": "", "log_format": "json"}
@@ -124,23 +124,29 @@ class Repository:
             InvalidError: a setting has no such value.
             UnsupportedError: there is no such setting.
         """
-        wanted = {**self._log_settings(), **asked}
         for name, value in asked.items():
             if name not in _LOG_SETTINGS:
                 raise UnsupportedError(
                     f"the log setting `{name[:80]}` cannot be changed", why="known: " + ", ".join(_LOG_SETTINGS)
                 )
-            if type(value) is not (int if name == "log_verbose_level" else bool) or value < 0:
+            verbose = name == "log_verbose_level"
+            if type(value) is not (int if verbose else bool) or (verbose and value not in (0, 1)):
                 raise InvalidError(
-                    f"`{name}` cannot be {str(value)[:40]!r}", hint="truth values, and a level from 0 on"
+                    f"`{name}` cannot be {str(value)[:40]!r}", hint="true or false; 0 or 1 for verbosity"
                 )
+        if asked.get("log_error") is False:
+            raise UnsupportedError("errors are always logged", why="somebody has to learn of them")
         if asked:
-            verbose = wanted["log_verbose_level"] > 0
-            level = next((level for level, name in _LOG_LEVELS if wanted[name]), "error")
-            about = {"level": "debug" if verbose else level, "access": verbose}
-            await self._service.ask("logging", about)
-            return {**_LOG_FIXED, **{name: wanted[name] for name in _LOG_SETTINGS}}
+            await self._service.ask("logging", self._log_order(asked))
         return {**_LOG_FIXED, **self._log_settings()}
+
+    def _log_order(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the level and whether every request is logged; what is not asked for stays."""
+        wanted = {**self._log_settings(), **asked}
+        level = next(level for level, name in _LOG_LEVELS if wanted[name] or level == "error")
+        if level == "info" and self._log.level == "debug" and "log_info" not in asked:
+            level = "debug"
+        return {"level": level, "access": wanted["log_verbose_level"] > 0}
 
     def _log_settings(self) -> dict[str, Any]:
         least = _LEVELS.index(self._log.level)

@@ -255,7 +255,7 @@ class Rest:
         return 200, _TEXT, self._repository.prometheus().encode()
 
     async def _openapi(self, call: Call, names: tuple[str, ...]) -> Reply:
-        return 200, _JSON, document(self._scopes, sorted(self._service.models))
+        return 200, _JSON, document(self._scopes, sorted(self._service.models) if self._access.open else ())
 
     # -- the repository and settings
 
