@@ -233,3 +233,12 @@ def test_a_load_whose_parameters_are_no_object_is_refused(server: Server, parame
 def test_a_version_that_is_not_there_is_missing_and_not_only_unready(server: Server) -> None:
     assert server.get("/v2/models/echo/versions/9/ready").status == 404
     assert server.get("/v2/models/nobody/ready").status == 404
+
+
+def test_a_shadow_sees_requests_and_answers_none(bundles: Path) -> None:
+    arguments = ["--models", bundles / "served", "--shadow", "echo=2:100%", "--workers", "1"]
+    with Server(*arguments, command=TILTH) as shadowed:
+        for _ in range(10):
+            reply = shadowed.post("/v1/models/echo:predict", {"instances": ROWS.tolist()})
+            assert reply.json["model_version"] == "1"
+        until(lambda: shadowed.counter("tilth_requests_total", model="echo", version="2", outcome="success") == 10)

@@ -43,7 +43,8 @@ class Policy:
         if self.versions == ALL:
             wanted |= set(have)
         elif self.versions == LATEST and not self.split:
-            wanted.add(ordered(have)[-1])
+            # A version that only looks on is not the one that answers.
+            wanted |= set([version for version in ordered(have) if version not in self.shadow][-1:])
         return [version for version in ordered(have) if version in wanted]
 
 
