@@ -38,8 +38,10 @@ from serve_peers import H2load, Load, Peer, Server, Unavailable, Wrk
 WORKERS = 2
 CONNECTIONS = 32
 MANY_CONNECTIONS = 512
-#: Enough that a worker never waits for a client, few enough that the queue stays short: a request takes 20 to 40 ms.
-RESNET_CONNECTIONS = 8
+#: Two for each worker, so that one waits while another is answered.
+RESNET_CONNECTIONS = 4
+#: Blocks are longer: what is under way at the end does not count, which in 5 s would be a hundredth and more.
+RESNET_TIMES = 4
 WIDTH = 37_500  # 150 kB of float32
 WARM_CYCLES, MEMORY_CYCLES = 50, 1000
 #: What Tilth is compared with in part a, and how many times its requests per second are wanted.
@@ -139,11 +141,14 @@ class Bench:
         server.pause()
         return server
 
-    def block(self, server: Server, load: Callable[[float], Load]) -> Load:
-        """Let a server run, warm it up for a second, and return what was seen in a block."""
+    def block(self, server: Server, load: Callable[[float], Load], times: int = 1) -> Load:
+        """Let a server run, warm it up for a second, and return what was seen in a block, or in `times` as long."""
         with server.running():
             load(1.0)
-            return load(self.options.seconds)
+            seen = load(times * self.options.seconds)
+        if not seen.rate:
+            raise Unavailable(f"{server.title} answered nothing: {server.last_words()}")
+        return seen
 
     def turns(self, blocks: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
         """Run every block once per round, each round from another start, and return what they gave."""
@@ -169,8 +174,14 @@ class Bench:
         return Case(name, model, bundle, feeds, session.run(None, feeds))
 
 
+FAILURES = (Unavailable, OSError, http.client.HTTPException)
 JSON = {"Content-Type": "application/json"}
 GRPC = {"content-type": "application/grpc", "te": "trailers"}
+
+
+def told(error: Exception) -> str:
+    """Return why something is missing from the table."""
+    return str(error) if isinstance(error, Unavailable) else f"fails: {type(error).__name__}: {error}"
 
 
 def wide(folder: Path) -> tuple[Path, dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -261,16 +272,16 @@ def small_json(bench: Bench) -> list[Result]:
         for peer, _ in JSON_BARS:
             try:
                 servers[peer] = bench.peer(stack, peer, case)
-            except Unavailable as error:
-                results.append(Result("a", f"JSON, against {peer.title}", missing=str(error)))
+            except FAILURES as error:
+                results.append(Result("a", f"JSON, against {peer.title}", missing=told(error)))
         rates: dict[Peer, list[tuple[float, float]]] = {peer: [] for peer in servers}
         for _ in range(bench.options.rounds):
             for peer, server in list(servers.items()):
                 client = Wrk(bench.folder, peer.path, peer_body(peer, case), JSON)
                 try:
                     theirs = bench.block(server, lambda s, c=client, at=server: c.run(at, CONNECTIONS, s)).rate
-                except Unavailable as error:
-                    results.append(Result("a", f"JSON, against {peer.title}", missing=str(error)))
+                except FAILURES as error:
+                    results.append(Result("a", f"JSON, against {peer.title}", missing=told(error)))
                     del servers[peer]
                     continue
                 ours = bench.block(own, lambda s: own_client.run(own, CONNECTIONS, s)).rate
@@ -322,8 +333,8 @@ def over_grpc(bench: Bench) -> list[Result]:
         for name, peer in (("bare", processes.GRPC), ("mlserver", processes.MLSERVER)):
             try:
                 servers[name] = bench.peer(stack, peer, case, over_grpc=True)
-            except Unavailable as error:
-                missing[name] = str(error)
+            except FAILURES as error:
+                missing[name] = told(error)
         seen = bench.turns({name: functools.partial(rate, server) for name, server in servers.items()})
     version = "" if "mlserver" in missing else f" {processes.MLSERVER.version()}"
     lines = (
@@ -363,9 +374,10 @@ def resnet(bench: Bench) -> list[Result]:
         if loop.error:
             raise Unavailable(f"the engine does not load: {loop.error}")
         servers = {f"{count}": bench.tilth(stack, case, count) for count in (1, WORKERS)}
-        blocks: dict[str, Callable[[], float]] = {"loop": lambda: loop.block(bench.options.seconds)}
+        blocks: dict[str, Callable[[], float]] = {"loop": lambda: loop.block(RESNET_TIMES * bench.options.seconds)}
         for name, server in servers.items():
-            blocks[name] = lambda at=server: bench.block(at, lambda s: client.run(at, RESNET_CONNECTIONS, s)).rate
+            client_load = functools.partial(client.run, server, RESNET_CONNECTIONS)
+            blocks[name] = lambda at=server, load=client_load: bench.block(at, load, RESNET_TIMES).rate
         seen = bench.turns(blocks)
     return [
         compared("d", f"ResNet-50 with {name} worker(s), against the engine in a loop", seen[name], seen["loop"], 0.97)
@@ -522,28 +534,44 @@ def main() -> None:
         parser.error(f"no `{', '.join(absent)}`; on Debian and Ubuntu run: apt-get install wrk nghttp2-client")
     if {"a", "c"} & set(wanted):
         for peer, _ in JSON_BARS:
-            with contextlib.suppress(Unavailable):  # said again, and shown, where it is started
+            with contextlib.suppress(*FAILURES):  # said again, and shown, where it is started
                 peer.installed()
     processes.become_alone()
     # Servers that wait are stopped: ended without notice, this program would leave them behind for ever.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     results: list[Result] = []
+    others = busy()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))
         for name in wanted:
             print(PARTS[name].__doc__, file=sys.stderr, flush=True)
             try:
                 results += PARTS[name](bench)
-            except Unavailable as error:
-                results.append(Result(name, str(PARTS[name].__doc__).partition(": ")[2], missing=f"Tilth {error}"))
+            except FAILURES as error:
+                results.append(
+                    Result(name, str(PARTS[name].__doc__).partition(": ")[2], missing=f"Tilth {told(error)}")
+                )
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps([asdict(r) for r in results], indent=2), encoding="utf-8")
     date = time.strftime("%Y-%m-%d")
     head = f"Measured on {machine()}, {date}, with `python benchmarks/serve.py {' '.join(sys.argv[1:])}`."
+    head += f" Just before, other programs took {others:.0%} of the cores."
     text = f"{head}\n\n{table(results)}\n"
     print(text)
     if options.docs:
         write_docs(options.docs, text)
+
+
+def busy(seconds: float = 2) -> float:
+    """Return the share of the cores that other programs take while this one waits."""
+
+    def ticks() -> list[int]:
+        return [int(value) for value in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
+
+    before = ticks()
+    time.sleep(seconds)
+    spent = [after - start for start, after in zip(before, ticks(), strict=True)]
+    return 1 - (spent[3] + spent[4]) / max(1, sum(spent))
 
 
 def write_docs(path: Path, text: str) -> None:

@@ -326,7 +326,7 @@ file:close()
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format('{{"requests": %d, "us": %d, "mean": %f, "p50": %d, "p99": %d, "errors": %d}}\\n',
-    summary.requests, summary.duration, latency.mean, latency:percentile(50), latency:percentile(99),
+    summary.requests, summary.duration, summary.requests > 0 and latency.mean or 0, latency:percentile(50), latency:percentile(99),
     e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
@@ -355,7 +355,7 @@ class Wrk:
         command += ["-s", str(self._script), f"http://127.0.0.1:{server.http}{self._path}"]
         printed = _output(command)
         seen = json.loads(printed.strip().splitlines()[-1])
-        if seen["errors"] or not seen["requests"]:
+        if seen["errors"]:
             raise Unavailable(f"{seen['errors']} of {seen['requests']} requests failed: {server.last_words()}")
         rate = seen["requests"] / seen["us"] * 1e6
         return Load(rate, seen["mean"] / 1e3, seen["p50"] / 1e3, seen["p99"] / 1e3)

@@ -403,7 +403,7 @@ def test_a_contender_that_waits_gives_back_what_only_its_calls_need(tmp_path: Pa
 
 def test_one_that_outgrows_its_memory_is_told_from_one_that_only_lacked_room_beside_others(search: Search) -> None:
     engine = FaultyEngine({"scratch_mib": 100}, {"scratch_mib": 250}, {"scratch_mib": 600})
-    built = search(engine, request=LONG)
+    built = search(engine, request=replace(LONG, budget_s=12.0))
     assert {name for name in labels(built.result).values()} == {"scratch_mib=100", "scratch_mib=250"}
     reason = refusals(built.result)["scratch_mib=600"]
     assert reason.startswith("it used ") and reason.endswith("allow more with `--memory`")
