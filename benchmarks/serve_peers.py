@@ -326,7 +326,8 @@ file:close()
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format('{{"requests": %d, "us": %d, "mean": %f, "p50": %d, "p99": %d, "errors": %d}}\\n',
-    summary.requests, summary.duration, summary.requests > 0 and latency.mean or 0, latency:percentile(50), latency:percentile(99),
+    summary.requests, summary.duration, summary.requests > 0 and latency.mean or 0,
+    latency:percentile(50), latency:percentile(99),
     e.connect + e.read + e.write + e.status + e.timeout))
 end
 """

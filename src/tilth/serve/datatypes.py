@@ -40,6 +40,8 @@ _OF_NUMPY = MappingProxyType({np.dtype(dtype): name for name, dtype in _TABLE if
 _COPIED_BYTES = 4096
 #: Squares of numbers that float32 cannot hold add up to more than this.
 _SMALL = 1e76
+#: Products of more numbers would wake the threads of a linear algebra library, which spin on afterwards.
+_FEW = 4096
 _SPECIAL = MappingProxyType({"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf})
 _LENGTH = struct.Struct("<I")
 
@@ -153,7 +155,7 @@ def _cast(name: str, datatype: str, shape: Sequence[int], array: Array, kind: "n
     if kind.kind == "f" and have in "fiu":
         if have == "f" and kind.itemsize == 8:
             return array
-        if kind.itemsize == 4 and array.ndim == 1 and array.dot(array) < _SMALL:
+        if kind.itemsize == 4 and array.ndim == 1 and array.size <= _FEW and array.dot(array) < _SMALL:
             return array.astype(kind)
         # A float64 beyond float32 becomes an infinity, and so does the sum.
         with np.errstate(over="ignore", invalid="ignore"):
