@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from tilth.bridge.batch import rows
 from tilth.bridge.measure.tether import tie_to_parent
 from tilth.bridge.model import Model
 from tilth.core.device import Device
@@ -23,7 +24,7 @@ from tilth.serve.failure import DeadlineError
 from tilth.serve.frame import HEADER, error_facts, pack, unpack
 from tilth.serve.loading import Facts, load
 from tilth.serve.sentinel import Sentinel
-from tilth.serve.together import apart, count_rows, kind_of, together
+from tilth.serve.together import apart, kind_of, together
 
 _MOST_FRAME_BYTES = 1 << 31
 _READ_BYTES = 1 << 20
@@ -108,11 +109,11 @@ class Runner:
 
     def _hear(self, peer: "Peer") -> None:
         for number, facts, inputs in peer.received():
-            rows = count_rows(inputs, self._facts.signature)
+            count = rows(inputs, self._facts.signature)
             kind = kind_of(inputs, self._facts.signature) if self._facts.batching.on else number
             wait_s = facts.get("left_s")
             until = time.monotonic() + wait_s if isinstance(wait_s, float) else 0.0
-            self._waiting.append(Call(peer, number, inputs, rows, kind, until, time.monotonic_ns()))
+            self._waiting.append(Call(peer, number, inputs, count, kind, until, time.monotonic_ns()))
         if peer.closed:
             self._poll.unregister(peer.fd)
             del self._peers[peer.fd]

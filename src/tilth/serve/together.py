@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tilth.bridge.batch import joined, rows
+from tilth.bridge.batch import joined
 from tilth.core.signature import BATCH, Signature, TensorSpec
 from tilth.ports.arrays import Value, Values
 
@@ -46,8 +46,3 @@ def apart(outputs: Values, counts: Sequence[int], signature: Signature) -> list[
     ends = np.cumsum(counts)[:-1]
     parts = {name: np.split(np.asarray(value), ends, axis=axes[name]) for name, value in outputs.items()}
     return [{name: pieces[number] for name, pieces in parts.items()} for number in range(len(counts))]
-
-
-def count_rows(values: Values, signature: Signature) -> int:
-    """Return how many rows a request has."""
-    return rows(values, signature)

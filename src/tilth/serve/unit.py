@@ -89,11 +89,6 @@ class Apart(asyncio.Protocol):
         return unit
 
     @property
-    def signature(self) -> Signature:
-        """What goes in and comes out."""
-        return self.facts.signature
-
-    @property
     def waiting(self) -> int:
         """How many calls of this worker wait for their answer."""
         return len(self._waiting)
