@@ -27,6 +27,7 @@ from tilth.core.signature import Signature
 from tilth.ports.arrays import Array, Value
 from tilth.serve.access import Access
 from tilth.serve.address import parse
+from tilth.serve.background import Background
 from tilth.serve.batching import Batching
 from tilth.serve.datatypes import DATATYPES, datatype_of, from_raw, to_raw
 from tilth.serve.door import GrpcDoor, HttpDoor
@@ -74,7 +75,9 @@ class Wire:
     async def _open(self, folder: Path) -> None:
         limits = Limits()
         log = Log(sys.stderr)
-        self.service = Service(limits, Meter(folder / "meter-0"), Sentinel(folder / "now"), self._nothing)
+        self.service = Service(
+            limits, Meter(folder / "meter-0"), Sentinel(folder / "now"), self._nothing, Background(Log(sys.stderr))
+        )
         repository = Repository(self.service, log, folder)
         hosts = HostRule([parse("127.0.0.1:0")])
         rest = Rest(self.service, repository, Access(), hosts, log, tracer(None))

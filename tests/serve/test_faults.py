@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import os
 import shutil
 import signal
@@ -107,6 +108,43 @@ def test_workers_that_cannot_start_end_the_server_with_a_reason(honest: Path, tm
     assert "a worker does not start" in str(caught.value) or "tokens" in str(caught.value)
 
 
+# -- the server itself starts, and dies
+
+
+def test_the_first_answers_of_a_server_already_know_its_models(honest: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    answers: list[list[dict[str, str]]] = []
+    done = threading.Event()
+
+    def poll() -> None:
+        while not done.is_set():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+            with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+                answers.append(ask(connection, "POST", "/v2/repository/index", b"{}").json)
+
+    threads = [threading.Thread(target=poll) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    with Server(f"m={honest}", "--http", f"127.0.0.1:{port}"):
+        done.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    assert answers and all([row["name"] for row in rows] == ["m"] for rows in answers), answers[:20]
+
+
+def test_what_a_killed_server_leaves_behind_is_removed_by_the_next_and_nothing_else(honest: Path) -> None:
+    with Server(f"m={honest}") as server, Server(f"m={honest}") as beside:
+        left = server.runtime()
+        os.kill(server.pid, signal.SIGKILL)
+        server.wait()
+        assert left.is_dir()
+        with Server(f"m={honest}"):
+            assert not left.exists()
+            assert beside.runtime().is_dir() and beside.infer("m").status == 200
+
+
 # -- a model misbehaves in a process of its own
 
 
@@ -199,9 +237,10 @@ def test_a_model_that_kills_the_workers_that_load_it_is_tried_apart_and_given_up
     bad = bundle(tmp_path / "bad.tilth", {"load": "abort"}, p50_ms=0.1)
     with Server(f"bad={bad}", ready=False) as server:
         until(
-            lambda: server.index("bad")["state"] == "UNAVAILABLE" and "does not load" in server.index("bad")["reason"],
+            lambda: server.index("bad")["state"] == "UNAVAILABLE" and "quarantined" in server.index("bad")["reason"],
             server,
         )
+        assert "does not load" in server.index("bad")["reason"]
         until(lambda: len(server.workers()) == 2, server)
         workers = server.workers()
         assert server.infer("bad").status == 503

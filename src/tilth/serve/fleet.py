@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tilth.core.errors import TilthError, UnavailableError
+from tilth.serve.background import Background
 from tilth.serve.frame import raised
 from tilth.serve.logs import Log
 from tilth.serve.plan import respawn_after_s
@@ -25,11 +26,12 @@ _MOST_STARTS = 3
 
 @dataclass
 class Worker:
-    """One worker: its process, and whether its doors are open."""
+    """One worker: its process, whether it takes orders, and whether its doors are open."""
 
     index: int
     process: Process
     up: asyncio.Event = field(default_factory=asyncio.Event)
+    open: asyncio.Event = field(default_factory=asyncio.Event)
     heard: float = field(default_factory=time.monotonic)
     tickets: dict[int, "asyncio.Future[dict[str, Any]]"] = field(default_factory=dict)
     #: Slots of versions that it loads, by ticket: the first is to blame when it dies and no call runs.
@@ -54,6 +56,7 @@ class Fleet:
         asked: Callable[[Worker, dict[str, Any]], None],
         blamed: Callable[[int, str], None],
         revive: Callable[[Worker], Any],
+        background: Background,
     ) -> None:
         self._command, self._config, self._fds, self._runtime, self._log = command, dict(config), fds, runtime, log
         self._asked, self._blamed, self._revive = asked, blamed, revive
@@ -65,17 +68,18 @@ class Fleet:
         self._reasons: dict[int, str] = {}
         self.closing = False
         self._looked = time.monotonic()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._background = background
 
     async def start(self) -> None:
-        """Start all workers and wait until their doors are open.
+        """Start all workers, bring them up to what is served, and wait until their doors are open.
 
         Raises:
             UnavailableError: one does not start.
         """
-        await asyncio.gather(*(self._spawn(index) for index in range(self._count)))
+        for worker in await asyncio.gather(*(self._spawn(index) for index in range(self._count))):
+            self._background.begin(self._welcome(worker), "start of a worker")
         end = time.monotonic() + _START_S
-        while not all(worker.up.is_set() for worker in self.workers.values()):
+        while not all(worker.open.is_set() for worker in self.workers.values()):
             failed = max(self._deaths) >= _MOST_STARTS
             if failed or time.monotonic() > end:
                 why = f"it ended {_MOST_STARTS} times" if failed else f"it took longer than {_START_S:g} s"
@@ -83,14 +87,12 @@ class Fleet:
                 raise UnavailableError("a worker does not start", why=why, hint="what it said is above")
             await asyncio.sleep(0.01)
 
-    async def _spawn(self, index: int, *, late: bool = False) -> Worker:
-        config = {**self._config, "index": index, "http_fd": self._fds[index], "late": late}
+    async def _spawn(self, index: int) -> Worker:
+        config = {**self._config, "index": index, "http_fd": self._fds[index]}
         fds = [fd for fd in (config["http_fd"], config["manage_fd"]) if fd is not None]
         process = await Process.start(self._command, config, None, fds)
         worker = self.workers[index] = Worker(index, process)
-        task = asyncio.get_running_loop().create_task(self._live(worker))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.begin(self._live(worker), "life of a worker")
         return worker
 
     async def _live(self, worker: Worker) -> None:
@@ -99,6 +101,8 @@ class Fleet:
             match message.get("event"):
                 case "up":
                     worker.up.set()
+                case "open":
+                    worker.open.set()
                 case "done":
                     future = worker.tickets.pop(message["ticket"], None)
                     if future is not None and not future.done():
@@ -126,7 +130,7 @@ class Fleet:
         await asyncio.sleep(respawn_after_s(lived_s, self._deaths[index]))
         while not self.closing:
             try:
-                fresh = await self._spawn(index, late=True)
+                fresh = await self._spawn(index)
             except OSError as error:
                 self._log.write("error", "worker does not start", worker=index, why=str(error))
                 await asyncio.sleep(1)
@@ -135,7 +139,7 @@ class Fleet:
                 return
 
     async def _welcome(self, fresh: Worker) -> None:
-        """Let a worker that replaces another in, when it serves what the others do."""
+        """Let a worker in when it serves what the others do: who is let in before would find no models."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(fresh.up.wait(), _START_S)
         if not fresh.process.alive:

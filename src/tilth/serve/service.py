@@ -11,6 +11,7 @@ from tilth.bridge.model import Model
 from tilth.core.errors import InvalidError, MissingError, TilthError, UnavailableError
 from tilth.core.version import VERSION
 from tilth.ports.arrays import Value
+from tilth.serve.background import Background
 from tilth.serve.limits import Limits
 from tilth.serve.metrics import NO_UNIT, Meter
 from tilth.serve.request import Answer, Request
@@ -43,14 +44,14 @@ class Served:
 class Service:
     """What a worker answers; shells translate to and from protocols."""
 
-    def __init__(self, limits: Limits, meter: Meter, sentinel: Sentinel, ask: Ask) -> None:
+    def __init__(self, limits: Limits, meter: Meter, sentinel: Sentinel, ask: Ask, background: Background) -> None:
         self.limits, self._meter, self._sentinel, self.ask = limits, meter, sentinel, ask
         self.models: dict[str, Served] = {}
         self.ready = False
         self.draining = False
         self.seen: Seen | None = None
         self._chance = random.Random().random  # noqa: S311 - shares traffic, and nobody gains by guessing it
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._background = background
 
     # -- what there is
 
@@ -161,9 +162,7 @@ class Service:
         for version, share in shadows:
             unit = self.models[request.model].units.get(version)
             if unit is not None and self._chance() < share:
-                task = asyncio.get_running_loop().create_task(self._shadowed(unit, request))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._background.begin(self._shadowed(unit, request), "shadow")
 
     async def _shadowed(self, unit: Unit, request: Request) -> None:
         began = time.perf_counter_ns()

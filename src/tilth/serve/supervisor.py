@@ -2,35 +2,29 @@
 
 import asyncio
 import contextlib
-import shutil
 import signal
 import socket
-import tempfile
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from tilth.core.device import Device
-from tilth.core.errors import MissingError, RefusedError, TilthError, UnavailableError
+from tilth.core.errors import MissingError, TilthError, UnavailableError
 from tilth.serve import sources
 from tilth.serve.address import Address
+from tilth.serve.background import Background
 from tilth.serve.fleet import Fleet, Worker
-from tilth.serve.frame import error_facts, raised
-from tilth.serve.loading import Facts, facts_of
+from tilth.serve.frame import error_facts
 from tilth.serve.logs import Log
-from tilth.serve.metrics import MOST_UNITS
-from tilth.serve.plan import MOST_STRIKES, Standing, policy_of, runs_inline, struck
-from tilth.serve.process import Process, how_it_ended
-from tilth.serve.sentinel import Sentinel
+from tilth.serve.plan import Standing, policy_of
+from tilth.serve.roster import Certify, Roster
+from tilth.serve.runtime import runtime_folder
 from tilth.serve.settings import Settings
 from tilth.serve.traffic import Policy
-from tilth.serve.version import LOADING, READY, UNAVAILABLE, Model, Version, stamp_of
+from tilth.serve.version import Model, Version
 
-#: Certifies the bundle at the first path for this device and writes it at the second.
-Certify = Callable[[Path, Path], None]
-_LOAD_S = 120.0
 _WATCH_S = 0.1
 _MEMORY_S = 2.0
 
@@ -54,15 +48,11 @@ class Supervisor:
         self._settings, self._device, self._certify, self._log = settings, device, certify, log
         self._worker_command, self._runner_command, self._started = worker, runner, started
         self._models: dict[str, Model] = {}
-        self._slots = list(range(MOST_UNITS))[::-1]
-        self._by_slot: dict[int, Version] = {}
-        self._sentinels: dict[int, Sentinel] = {}
-        self._reasons: dict[int, str] = {}
         self._stop = asyncio.Event()
         self._ready = False
-        self._count = 0
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._background = Background(log)
         self._fleet: Fleet
+        self._roster: Roster
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -73,25 +63,20 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        self._runtime = Path(tempfile.mkdtemp(prefix="tilth-serve-"))
-        try:
-            with contextlib.ExitStack() as stack:
-                addresses = await self._open(stack)
-                self._begin(self._load_all(), "start")
-                watching = loop.create_task(self._watch())
-                self._started(addresses)
-                await self._stop.wait()
-                self._log.write("info", "draining")
-                watching.cancel()
-                await self._fleet.close(self._settings.drain_s)
-        finally:
-            self._stop.set()
-            for version in self._by_slot.values():
-                if version.runner is not None:
-                    version.runner.kill()
-            shutil.rmtree(self._runtime, ignore_errors=True)
+        with contextlib.ExitStack() as stack:
+            runtime = stack.enter_context(runtime_folder())
+            self._scan()
+            addresses = await self._open(stack, runtime)
+            self._background.begin(self._load_all(), "start")
+            watching = loop.create_task(self._watch())
+            self._started(addresses)
+            await self._stop.wait()
+            self._log.write("info", "draining")
+            watching.cancel()
+            self._roster.closing = True
+            await self._fleet.close(self._settings.drain_s)
 
-    async def _open(self, stack: contextlib.ExitStack) -> dict[str, str]:
+    async def _open(self, stack: contextlib.ExitStack, runtime: Path) -> dict[str, str]:
         """Bind the ports and start the workers; return the addresses by name."""
         settings = self._settings
         # One listening socket a worker, of one port: the kernel deals connections out evenly. They stay open here, so
@@ -105,25 +90,38 @@ class Supervisor:
         told = {"http": _name(http)}
         told |= {"grpc": _name(grpc)} if grpc else {}
         told |= {"manage": _name(manage)} if manage else {}
-        config = self._worker_config(told, manage.fileno() if manage else None)
+        config = self._worker_config(runtime, told, manage.fileno() if manage else None)
         self._fleet = Fleet(
             settings.workers,
             self._worker_command,
             config,
             [one.fileno() for one in https],
-            self._runtime,
+            runtime,
             self._log,
             self._asked,
-            self._blamed,
+            lambda slot, why: self._roster.blamed(slot, why),
             self._revive,
+            self._background,
         )
+        self._roster = Roster(
+            self._fleet,
+            runtime,
+            settings.isolation,
+            self._device,
+            self._runner_command,
+            self._certify,
+            self._log,
+            self._background,
+            self._publish,
+        )
+        stack.callback(self._roster.close)
         await self._fleet.start()
         return told
 
-    def _worker_config(self, addresses: Mapping[str, str], manage_fd: int | None) -> dict[str, Any]:
+    def _worker_config(self, runtime: Path, addresses: Mapping[str, str], manage_fd: int | None) -> dict[str, Any]:
         settings = self._settings
         return {
-            "runtime": str(self._runtime),
+            "runtime": str(runtime),
             "workers": settings.workers,
             "limits": asdict(settings.limits),
             "addresses": list(addresses.values()),
@@ -149,11 +147,9 @@ class Supervisor:
     # -- models
 
     async def _load_all(self) -> None:
-        self._scan()
         wanted = [version for model in self._models.values() for version in self._wanted(model)]
-        self._publish()
         results = await asyncio.gather(
-            *(self._bring_up(version, alone=len(wanted) == 1) for version in wanted), return_exceptions=True
+            *(self._roster.bring_up(version, alone=len(wanted) == 1) for version in wanted), return_exceptions=True
         )
         for version, result in zip(wanted, results, strict=True):
             if isinstance(result, TilthError):
@@ -205,11 +201,11 @@ class Supervisor:
         alone = sum(one.slot >= 0 for one in self._all()) + sum(one.slot < 0 for one in wanted) == 1
         await self._settle(alone)
         results = await asyncio.gather(
-            *(self._bring_up(version, alone=alone) for version in wanted), return_exceptions=True
+            *(self._roster.bring_up(version, alone=alone) for version in wanted), return_exceptions=True
         )
         for version in model.versions.values():
             if not version.wanted and version.slot >= 0:
-                await self._take_down(version, "not wanted")
+                await self._roster.take_down(version, "not wanted")
         self._publish()
         for result in results:
             if isinstance(result, BaseException):
@@ -227,7 +223,7 @@ class Supervisor:
         for version in model.versions.values():
             version.wanted = False
         self._publish()
-        await asyncio.gather(*(self._take_down(one, "unloaded") for one in model.versions.values()))
+        await asyncio.gather(*(self._roster.take_down(one, "unloaded") for one in model.versions.values()))
         self._publish()
 
     def _all(self) -> list[Version]:
@@ -239,215 +235,7 @@ class Supervisor:
             if version.inline and not alone and self._settings.isolation == "auto":
                 version.stamp = (0, 0)
                 version.standing = Standing(version.standing.strikes, apart=True)
-                await self._bring_up(version, alone=False)
-
-    # -- one version
-
-    async def _bring_up(self, version: Version, *, alone: bool) -> None:
-        """Load a version, or load it anew when its bundle changed."""
-        async with version.guard:
-            try:
-                stamp = stamp_of(version.path)
-            except OSError as error:
-                raise MissingError(f"there is no bundle at `{version.path}`", why=str(error)) from None
-            if version.state == READY and version.stamp == stamp:
-                return
-            if stamp != version.stamp:
-                version.certified = None
-            old = self._retired(version)
-            version.state, version.reason = (version.state, "") if old else (LOADING, "it is loading")
-            try:
-                await self._loaded(version, alone)
-                version.stamp = stamp
-            except TilthError as error:
-                await self._give_up(version, old, error)
-                raise
-            version.state, version.reason, version.before = READY, "", None
-            self._publish()
-            if old is not None:
-                await self._end(old)
-
-    def _retired(self, version: Version) -> "Version | None":
-        """Return what serves this version until now, so that it can go on until another takes its place."""
-        if version.slot < 0:
-            return None
-        old = Version(version.model, version.version, version.path, version.slot, inline=version.inline)
-        old.runner, old.socket, old.facts, old.placed = version.runner, version.socket, version.facts, version.placed
-        self._by_slot[old.slot] = version.before = old
-        version.slot, version.runner, version.inline, version.placed = -1, None, False, False
-        return old
-
-    async def _give_up(self, version: Version, old: "Version | None", error: TilthError) -> None:
-        placed, slot, version.before = version.placed, version.slot, None
-        if placed and old is None:
-            await self._detached(version, slot)
-        self._free(version)
-        version.state, version.reason = UNAVAILABLE, str(error)
-        if old is not None:
-            version.slot, version.runner, version.inline = old.slot, old.runner, old.inline
-            version.socket, version.facts, version.state = old.socket, old.facts, READY
-            version.reason, version.placed = "", old.placed
-            self._by_slot[version.slot] = version
-            if version.runner is not None and not version.runner.alive:
-                # It died meanwhile, when nobody was there to start it once more.
-                self._strike(version, how_it_ended(await version.runner.ended()))
-                self._begin(self._again(version), "restart")
-            elif placed:
-                # Some workers have taken the new one.
-                with contextlib.suppress(TilthError):
-                    await self._fleet.tell_all(self._order(version))
-        self._publish()
-
-    async def _loaded(self, version: Version, alone: bool) -> None:
-        try:
-            await self._load_once(version, alone)
-        except RefusedError as error:
-            if self._certify is None or version.certified is not None:
-                raise
-            self._log.write("info", "certifying", model=version.model, version=version.version, why=error.what)
-            out = self._runtime / f"certified-{version.model}-{version.version}-{time.monotonic_ns()}.tilth"
-            await asyncio.to_thread(self._certify, version.path, out)
-            version.certified = out
-            await self._load_once(version, alone)
-
-    async def _load_once(self, version: Version, alone: bool) -> None:
-        facts = await asyncio.to_thread(facts_of, version.source, self._device())
-        fresh = version.slot < 0
-        self._take_slot(version)
-        standing, isolation = version.standing, self._settings.isolation
-        version.inline = runs_inline(small=facts.small, alone=alone, standing=standing, isolation=isolation)
-        version.facts = facts
-        if not version.inline:
-            await self._start_runner(version)
-        version.placed = True
-        try:
-            answers = await asyncio.wait_for(self._fleet.tell_all({**self._order(version), "fresh": fresh}), _LOAD_S)
-        except TimeoutError:
-            raise UnavailableError("the model does not load", why=f"it took longer than {_LOAD_S:g} s") from None
-        if not version.placed:
-            raise UnavailableError("the model does not load", why="it ended the worker that loaded it")
-        if version.inline and answers:
-            version.facts = Facts.of_json(answers[0]["facts"])
-
-    def _order(self, version: Version) -> dict[str, Any]:
-        """Return what tells a worker to serve a version."""
-        about = {"slot": version.slot, "model": version.model, "version": version.version}
-        if version.inline:
-            return {"do": "inline", "path": str(version.source), **about}
-        assert version.facts is not None  # noqa: S101 - a runner has told them
-        return {"do": "attach", "socket": version.socket, "facts": version.facts.as_json(), **about}
-
-    async def _start_runner(self, version: Version) -> None:
-        self._count += 1
-        version.socket = str(self._runtime / f"runner-{self._count}.sock")
-        sentinel = self._runtime / f"runner-{self._count}.now"
-        self._sentinels[version.slot] = Sentinel(sentinel)
-        config = {
-            "path": str(version.source),
-            "socket": version.socket,
-            "sentinel": str(sentinel),
-            "slot": version.slot,
-        }
-        log = self._runtime / f"runner-{self._count}.log"
-        try:
-            runner = await Process.start(self._runner_command, config, log)
-        except OSError as error:
-            raise UnavailableError("no process can be started for the model", why=str(error)) from None
-        version.runner = runner
-        try:
-            answer = await asyncio.wait_for(runner.answer(), _LOAD_S)
-        except TimeoutError:
-            runner.kill()
-            raise UnavailableError("the model does not load", why=f"it took longer than {_LOAD_S:g} s") from None
-        if "error" in answer:
-            raise raised(answer)
-        if "ok" not in answer:
-            code = await runner.ended()
-            words = runner.last_words().splitlines()[-1:] or [""]
-            raise UnavailableError(
-                "the model does not load", why=f"{how_it_ended(code)}; {words[0][:300]}".rstrip("; ")
-            )
-        version.facts = Facts.of_json(answer["ok"])
-        self._begin(self._attend(version, runner), "runner")
-
-    async def _attend(self, version: Version, runner: Process) -> None:
-        """Wait for a runner's end, and start another when nobody wanted that."""
-        code = await runner.ended()
-        if version.runner is not runner or self._stop.is_set():
-            return
-        why = self._reasons.pop(version.slot, "") or how_it_ended(code)
-        self._strike(version, f"{why}; {' '.join(runner.last_words().splitlines()[-1:])[:300]}".rstrip("; "))
-        await self._again(version)
-
-    def _strike(self, version: Version, why: str) -> None:
-        version.standing = struck(version.standing)
-        version.state, version.reason, version.placed = LOADING, why, False
-        if version.standing.quarantined:
-            version.state = UNAVAILABLE
-            version.reason = (
-                f"quarantined: it ended its process {MOST_STRIKES} times, last: {why}; load it again to lift that"
-            )
-        about = {"model": version.model, "version": version.version, "strikes": version.standing.strikes}
-        self._log.write("error", "model struck", **about, why=why)
-        self._publish()
-
-    async def _again(self, version: Version) -> None:
-        """Start a version that died once more, unless it is quarantined."""
-        version.runner, version.inline = None, False
-        async with version.guard:
-            slot = version.slot
-            if not version.standing.quarantined and version.wanted:
-                try:
-                    await self._load_once(version, alone=False)
-                    version.state, version.reason = READY, ""
-                except TilthError as error:
-                    version.state, version.reason = UNAVAILABLE, str(error)
-            if version.state != READY and slot >= 0:
-                await self._detached(version, slot)
-                self._free(version)
-        self._publish()
-
-    async def _take_down(self, version: Version, why: str) -> None:
-        async with version.guard:
-            if version.slot < 0:
-                return
-            old = self._retired(version)
-            version.state, version.reason, version.stamp, version.before = UNAVAILABLE, why, (0, 0), None
-            if old is not None:
-                await self._end(old)
-
-    async def _detached(self, version: Version, slot: int) -> None:
-        about = {"model": version.model, "version": version.version, "slot": slot}
-        with contextlib.suppress(UnavailableError):
-            await self._fleet.tell_all({"do": "detach", **about})
-
-    async def _end(self, old: Version) -> None:
-        """End what served a version before, when the requests that it has begun are answered."""
-        await self._detached(old, old.slot)
-        runner, old.runner = old.runner, None
-        if runner is not None:
-            runner.kill()
-            await runner.ended()
-            Path(old.socket).unlink(missing_ok=True)
-        self._free(old)
-
-    def _take_slot(self, version: Version) -> None:
-        if version.slot < 0:
-            if not self._slots:
-                raise UnavailableError("too many versions are loaded", why=f"at most {MOST_UNITS}", hint="unload some")
-            version.slot = self._slots.pop()
-        self._by_slot[version.slot] = version
-
-    def _free(self, version: Version) -> None:
-        if version.slot >= 0:
-            self._by_slot.pop(version.slot, None)
-            sentinel = self._sentinels.pop(version.slot, None)
-            if sentinel is not None:
-                sentinel.close()
-            self._slots.append(version.slot)
-        if version.runner is not None:
-            version.runner.kill()
-        version.slot, version.runner, version.placed = -1, None, False
+                await self._roster.bring_up(version, alone=False)
 
     # -- workers
 
@@ -460,11 +248,7 @@ class Supervisor:
             "do": "models",
             "models": {name: model.as_json() for name, model in self._models.items()},
             "wanted": wanted,
-            "memory": {
-                slot: version.runner.resident_bytes()
-                for slot, version in self._by_slot.items()
-                if version.runner is not None
-            },
+            "memory": self._roster.memory(),
             "ready": self._ready,
         }
 
@@ -473,24 +257,15 @@ class Supervisor:
         known = [version if version.placed or not version.before else version.before for version in self._all()]
         live = [version for version in known if version.placed]
         results = await asyncio.gather(
-            *(self._fleet.tell(worker, self._order(version)) for version in live), return_exceptions=True
+            *(self._fleet.tell(worker, self._roster.order(version)) for version in live), return_exceptions=True
         )
         for version, result in zip(live, results, strict=True):
             if isinstance(result, TilthError):
                 self._log.write("error", "not revived", model=version.model, version=version.version, why=str(result))
         worker.process.send(self._state())
 
-    def _blamed(self, slot: int, why: str) -> None:
-        """Take note that a version ended a worker; from now on it has a process of its own."""
-        version = self._by_slot.get(slot)
-        if version is None or not version.inline:
-            return
-        version.inline = False
-        self._strike(version, why)
-        self._begin(self._again(version), "move")
-
     def _asked(self, worker: Worker, message: dict[str, Any]) -> None:
-        self._begin(self._answer(worker, message), "ask")
+        self._background.begin(self._answer(worker, message), "ask")
 
     async def _answer(self, worker: Worker, message: dict[str, Any]) -> None:
         about, ticket = message["about"], message["ticket"]
@@ -515,46 +290,12 @@ class Supervisor:
     async def _watch(self) -> None:
         due = 0.0
         while True:
-            self._fleet.watch(self._limit_s, lambda: float(self._inline_limit()))
-            for slot, sentinel in list(self._sentinels.items()):
-                self._watch_runner(self._by_slot.get(slot), sentinel)
+            self._fleet.watch(self._roster.limit_s, self._roster.inline_limit_bytes)
+            self._roster.watch()
             if time.monotonic() > due:
                 due = time.monotonic() + _MEMORY_S
                 self._publish()
             await asyncio.sleep(_WATCH_S)
-
-    def _watch_runner(self, version: Version | None, sentinel: Sentinel) -> None:
-        if version is None or version.runner is None or version.facts is None or not version.runner.alive:
-            return
-        ran = sentinel.running()
-        if ran is not None and ran[1] > version.facts.call_limit_s:
-            self._reasons[version.slot] = f"a call took longer than {version.facts.call_limit_s:.3g} s"
-            version.runner.kill()
-        elif version.runner.resident_bytes() > version.facts.memory_limit_bytes:
-            limit = version.facts.memory_limit_bytes >> 20
-            self._reasons[version.slot] = f"it took more than {limit} MiB of memory"
-            version.runner.kill()
-
-    def _limit_s(self, slot: int) -> float:
-        version = self._by_slot.get(slot)
-        return version.facts.call_limit_s if version and version.facts else 60.0
-
-    def _inline_limit(self) -> int:
-        limits = [one.facts.memory_limit_bytes for one in self._by_slot.values() if one.inline and one.facts]
-        return sum(limits) + (1 << 30)
-
-    def _begin(self, work: Coroutine[Any, Any, None], what: str) -> None:
-        """Do something in the background; a fault in it is logged and stops nothing else."""
-
-        async def guarded() -> None:
-            try:
-                await work
-            except Exception as error:
-                self._log.write("error", "fault", during=what, error=f"{type(error).__name__}: {error}"[:2000])
-
-        task = asyncio.get_running_loop().create_task(guarded())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _opened(address: Address, *, listen: bool) -> socket.socket:

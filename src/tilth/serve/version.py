@@ -41,6 +41,11 @@ class Version:
         """The bundle to load: the given one, or the one that was certified on the spot."""
         return self.certified or self.path
 
+    @property
+    def may_start(self) -> bool:
+        """Whether it ought to be started: it is wanted, does not answer, and has not ended too many processes."""
+        return self.wanted and self.state != READY and not self.standing.quarantined
+
     def as_json(self) -> dict[str, Any]:
         """Return what workers are told."""
         facts = self.facts

@@ -18,6 +18,7 @@ from tilth.core.errors import TilthError
 from tilth.ports.engine import Engine
 from tilth.serve.access import Access
 from tilth.serve.address import parse
+from tilth.serve.background import Background
 from tilth.serve.capture import Capture
 from tilth.serve.door import GrpcDoor, HttpDoor
 from tilth.serve.frame import error_facts, raised
@@ -72,7 +73,8 @@ class _Worker:
         self._meter = Meter(runtime / f"meter-{config['index']}")
         sentinel = Sentinel(runtime / f"sentinel-{config['index']}")
         sentinel.leave()
-        self.service = Service(limits, self._meter, sentinel, self._ask)
+        self._background = Background(self._log)
+        self.service = Service(limits, self._meter, sentinel, self._ask, self._background)
         self._repository = Repository(self.service, self._log, runtime)
         self._tracer = tracer(config["otlp"] or None)
         self._tickets: dict[int, asyncio.Future[Any]] = {}
@@ -80,23 +82,19 @@ class _Worker:
         self._retiring: dict[int, Unit] = {}
         self._doors: list[HttpDoor | GrpcDoor] = []
         self._rests: list[Rest] = []
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Open the doors, follow commands, and close when told to."""
         self._watch_capture()
         reading = asyncio.get_running_loop().create_task(self._follow())
         access = _access(self._config)
-        if not self._config["late"]:
-            await self._open(access)
         # What was imported stays for good: the collector need not walk it again and again.
         gc.freeze()
         self._tell({"event": "up"})
         beating = asyncio.get_running_loop().create_task(self._beat())
-        if self._config["late"]:
-            # It takes the place of one that died: who is let in before the models are there would find none.
-            await self._may_open.wait()
-            await self._open(access)
+        await self._may_open.wait()
+        await self._open(access)
+        self._tell({"event": "open"})
         await self._ended.wait()
         for task in (reading, beating):
             task.cancel()
@@ -185,9 +183,7 @@ class _Worker:
                 if order["do"] in ("inline", "attach", "detach"):
                     # Loading and letting go take their time; what comes after it must not wait.
                     work = self._detach(order) if order["do"] == "detach" else self._bring(order)
-                    task = asyncio.get_running_loop().create_task(work)
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                    self._background.begin(work, order["do"])
                 else:
                     getattr(self, f"_do_{order['do']}")(order)
         finally:
