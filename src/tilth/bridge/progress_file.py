@@ -22,6 +22,7 @@ _KEPT_CALLS = 200
 class _Samples:
     blocks: tuple[tuple[int, ...], ...]
     anchors: tuple[float, ...]
+    clear: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def state_from_json(data: Any) -> State:
 
 def _saved(contender: Contender) -> _Contender:
     samples = {
-        str(batch): _Samples(tuple(map(_thinned, one.blocks)), tuple(one.anchors))
+        str(batch): _Samples(tuple(map(_thinned, one.blocks)), tuple(one.anchors), tuple(one.clear))
         for batch, one in contender.samples.items()
     }
     return _Contender(contender.build, contender.weights_bytes, samples)
@@ -89,7 +90,7 @@ def _saved(contender: Contender) -> _Contender:
 def _restored(saved: _Contender) -> Contender:
     made = Contender(saved.build, Path(), saved.weights_bytes)
     for batch, one in saved.samples.items():
-        made.samples[int(batch)] = Samples(list(map(list, one.blocks)), list(one.anchors))
+        made.samples[int(batch)] = Samples(list(map(list, one.blocks)), list(one.anchors), list(one.clear))
     return made
 
 
@@ -101,7 +102,7 @@ def _is_sound(state: State) -> bool:
 
 def _is_measured(samples: Samples) -> bool:
     return (
-        0 < len(samples.blocks) == len(samples.anchors)
+        0 < len(samples.blocks) == len(samples.anchors) == len(samples.clear)
         and all(block and min(block) > 0 for block in samples.blocks)
         and min(samples.anchors) > 0
     )

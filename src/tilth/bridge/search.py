@@ -190,7 +190,7 @@ class Search:
             self._arena.drop(contender.id)
             if not error.outgrew or not self._arena.crowded:
                 raise
-            self._arena.close()
+            self._arena.keep(())
             return self._examiner.look(contender, [], late)
 
     def _replace_anchor(self, error: WorkerFailed) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tilth.bridge.measure.cores import Cores
 from tilth.bridge.measure.timing import Samples
 from tilth.bridge.measure.worker import Worker, memory_bytes, start
 from tilth.core.build import Build
@@ -63,6 +64,7 @@ class Arena:
     def __init__(self, command: Sequence[str], folder: Path, device: Device, limits: Limits) -> None:
         self._command, self._folder, self._device = command, folder, device
         self.limits = limits
+        self.cores = Cores(device.cores)
         self._workers: dict[str, Worker] = {}
         self._contenders: dict[str, Contender] = {}
         self._count = itertools.count()
@@ -123,8 +125,9 @@ class Arena:
             worker.close()
 
     def close(self) -> None:
-        """End every child."""
+        """End every child, and what looks at the cores."""
         self.keep(())
+        self.cores.close()
 
     def _make_room(self, coming: Contender, beside: set[str]) -> int:
         """End others until the one that comes fits, and return what that one may take."""

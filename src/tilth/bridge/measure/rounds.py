@@ -8,7 +8,7 @@ from statistics import median
 
 from tilth.bridge.measure.arena import Arena, Contender
 from tilth.bridge.measure.timing import Samples
-from tilth.bridge.measure.worker import Worker, WorkerFailed
+from tilth.bridge.measure.worker import WorkerFailed
 
 #: Cycles a round: the median of five ratios shrugs off two disturbed ones.
 CYCLES = 5
@@ -35,17 +35,19 @@ def time_round(
     """Add blocks to the samples of `contenders` and of `anchor` at this batch size, in about `seconds`.
 
     All contenders run in turn when they fit in memory together, else each runs against the anchor alone. One that
-    dies or hangs is told to `failed` and is left out from then on. After `end`, of `time.monotonic`, no further cycle
-    is begun; each contender has had one by then.
+    dies or hangs is told to `failed` and is left out from then on. While the machine does not give all of its cores
+    blocks are run again, for at most `seconds` more. After `end`, of `time.monotonic`, no further cycle is begun; each
+    contender has had one by then.
 
     Raises:
         AnchorFailed: the anchor itself failed.
     """
     rivals = [c for c in contenders if c.id != anchor.id]
+    patient = min(end, time.monotonic() + 2 * seconds)
     groups = [rivals] if arena.fit_together([anchor, *rivals]) else [[rival] for rival in rivals]
     for group in groups or [[]]:
         block_s = seconds / (max(1, len(groups)) * cycles * (len(group) + 1))
-        _time_group(arena, anchor, group, inputs, batch, block_s, failed, cycles, end)
+        _time_group(arena, anchor, group, inputs, batch, block_s, failed, cycles, end, patient)
 
 
 def _time_group(
@@ -58,35 +60,46 @@ def _time_group(
     failed: Callable[[Contender, WorkerFailed], None],
     cycles: int,
     end: float,
+    patient: float,
 ) -> None:
     beside = [anchor.id, *(r.id for r in rivals)]
     active = list(rivals)
     for cycle in range(cycles):
         if cycle and time.monotonic() > end:
             break
-        anchor_calls = _anchor_block(arena, anchor, beside, inputs, block_s)
+        anchor_calls, anchor_clear = _anchor_block(arena, anchor, beside, inputs, block_s, patient)
         anchor_ns = median(anchor_calls)
-        anchor.samples.setdefault(batch, Samples()).add(anchor_calls, anchor_ns)
+        anchor.samples.setdefault(batch, Samples()).add(anchor_calls, anchor_ns, anchor_clear)
         shift = cycle % max(1, len(active))
         for rival in active[shift:] + active[:shift]:
             try:
-                calls = _block(arena.ready(rival, beside), inputs, block_s, arena.limits.call_s)
+                calls, clear = _block(arena, rival, beside, inputs, block_s, patient)
             except WorkerFailed as reason:
                 arena.drop(rival.id)
                 active.remove(rival)
                 failed(rival, reason)
             else:
-                rival.samples.setdefault(batch, Samples()).add(calls, anchor_ns)
+                rival.samples.setdefault(batch, Samples()).add(calls, anchor_ns, clear and anchor_clear)
 
 
-def _anchor_block(arena: Arena, anchor: Contender, beside: Sequence[str], inputs: Path, seconds: float) -> list[int]:
+def _anchor_block(
+    arena: Arena, anchor: Contender, beside: Sequence[str], inputs: Path, seconds: float, patient: float
+) -> tuple[list[int], bool]:
     try:
-        return _block(arena.ready(anchor, beside), inputs, seconds, arena.limits.call_s)
+        return _block(arena, anchor, beside, inputs, seconds, patient)
     except WorkerFailed as failure:
         raise AnchorFailed(failure.reason, failure.last_words, failure.error, outgrew=failure.outgrew) from None
 
 
-def _block(worker: Worker, inputs: Path, seconds: float, call_s: float) -> list[int]:
-    reply = worker.call("time", call_s + seconds, inputs=str(inputs), seconds=seconds, most=_MOST_CALLS)
-    taken: list[int] = reply["ns"]
-    return taken
+def _block(
+    arena: Arena, contender: Contender, beside: Sequence[str], inputs: Path, seconds: float, patient: float
+) -> tuple[list[int], bool]:
+    """Return the calls of a block, and whether the machine gave all of its cores before and after it."""
+    worker, call_s = arena.ready(contender, beside), arena.limits.call_s
+    while True:
+        before = arena.cores.wait(patient)
+        reply = worker.call("time", call_s + seconds, inputs=str(inputs), seconds=seconds, most=_MOST_CALLS)
+        clear = before and arena.cores.are_clear()
+        if clear or time.monotonic() > patient:
+            calls: list[int] = reply["ns"]
+            return calls, clear
