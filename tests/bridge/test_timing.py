@@ -43,6 +43,20 @@ def test_the_ratio_is_taken_beside_the_anchor_so_that_weather_cancels() -> None:
     assert made.noise > NOISY, "a machine whose speed changed tenfold is called busy"
 
 
+def test_blocks_without_all_cores_count_only_while_there_are_too_few_others() -> None:
+    samples = Samples()
+    for number in range(4):
+        samples.add([300], 100, clear=False)
+        if number < 3:
+            assert summary(samples, 1, "a").ratio == 3.0, "nothing else was measured"
+    for number in range(3):
+        assert summary(samples, 1, "a").ratio == 3.0, f"{number} blocks are too few"
+        samples.add([200], 100)
+    made = summary(samples, 1, "a")
+    assert (made.ratio, made.p50_ms, made.calls) == (2.0, 200 / 1e6, 3)
+    assert samples.medians == [200, 200, 200] and samples.ratios == [2.0, 2.0, 2.0]
+
+
 def test_a_calm_machine_is_not_called_busy() -> None:
     samples = Samples()
     for shift in range(5):

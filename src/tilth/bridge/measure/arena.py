@@ -125,9 +125,8 @@ class Arena:
             worker.close()
 
     def close(self) -> None:
-        """End every child, and what looks at the cores."""
+        """End every child."""
         self.keep(())
-        self.cores.close()
 
     def _make_room(self, coming: Contender, beside: set[str]) -> int:
         """End others until the one that comes fits, and return what that one may take."""

@@ -4,10 +4,13 @@ A virtual core may be half of a real one, and whose the other half is changes fr
 several threads then loses more than one with few, so that such blocks tell nothing of those before and after them.
 """
 
+import contextlib
 import hashlib
-import queue
+import os
 import threading
 import time
+import weakref
+from queue import SimpleQueue
 
 #: Below this share of the best that was seen the cores are not all ours.
 _CLEAR = 0.85
@@ -23,10 +26,12 @@ class Cores:
     def __init__(self, cores: int) -> None:
         self._alone_ns = 0
         self._best = 0.0
-        self._orders = [queue.SimpleQueue[bool]() for _ in range(min(_MOST_THREADS, cores) - 1)]
-        self._taken: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for order in self._orders:
-            threading.Thread(target=self._help, args=(order,), daemon=True).start()
+        self._taken: SimpleQueue[int] = SimpleQueue()
+        self._orders: list[SimpleQueue[bool]] = []
+        for place in _places(max(1, min(_MOST_THREADS, cores))):
+            self._orders.append(SimpleQueue())
+            threading.Thread(target=_work, args=(place, self._orders[-1], self._taken), daemon=True).start()
+        weakref.finalize(self, _end, self._orders)
 
     def are_clear(self) -> bool:
         """Return whether the cores give what they gave at their best; takes a few milliseconds."""
@@ -45,22 +50,38 @@ class Cores:
             time.sleep(0.01)
         return True
 
-    def close(self) -> None:
-        """End the threads."""
-        for order in self._orders:
-            order.put(False)
-
     def _share(self) -> float:
-        alone = _digest_ns()
+        """Return the time of one that works alone over that of the slowest when all work, at most 1."""
+        alone = self._slowest_ns(self._orders[:1])
         self._alone_ns = min(self._alone_ns or alone, alone)
-        for order in self._orders:
-            order.put(True)
-        slowest = max([_digest_ns(), *(self._taken.get() for _ in self._orders)])
-        return min(1.0, self._alone_ns / slowest)
+        return min(1.0, self._alone_ns / self._slowest_ns(self._orders))
 
-    def _help(self, order: "queue.SimpleQueue[bool]") -> None:
-        while order.get():
-            self._taken.put(_digest_ns())
+    def _slowest_ns(self, orders: list[SimpleQueue[bool]]) -> int:
+        for order in orders:
+            order.put(True)
+        return max(self._taken.get() for _ in orders)
+
+
+def _places(count: int) -> list[set[int]]:
+    """Return where `count` threads go, spread over the processors of this process; empty sets when nobody can say."""
+    if not hasattr(os, "sched_getaffinity"):
+        return [set()] * count
+    own = sorted(os.sched_getaffinity(0))
+    return [{own[number * len(own) // count]} for number in range(count)]
+
+
+def _work(place: set[int], order: "SimpleQueue[bool]", taken: "SimpleQueue[int]") -> None:
+    # Each where it is told: for a millisecond the kernel would leave them all where they woke up.
+    if place:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, place)
+    while order.get():
+        taken.put(_digest_ns())
+
+
+def _end(orders: "list[SimpleQueue[bool]]") -> None:
+    for order in orders:
+        order.put(False)
 
 
 def _digest_ns() -> int:
