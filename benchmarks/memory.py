@@ -1,5 +1,6 @@
 """Peak memory of a process and all its descendants: the largest sum of proportional set sizes that was seen."""
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -38,9 +39,8 @@ def _tree(pid: int) -> list[int]:
     while waiting:
         one = waiting.pop()
         found.append(one)
-        for task in Path(f"/proc/{one}/task").glob("*/children"):
-            try:
+        # A process may end while it is looked at.
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{one}/task").glob("*/children"):
                 waiting += [int(child) for child in task.read_text(encoding="ascii").split()]
-            except OSError:
-                continue
     return found

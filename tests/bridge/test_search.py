@@ -430,3 +430,12 @@ def test_a_hanging_load_takes_no_longer_than_it_was_given(tmp_path: Path) -> Non
         arena.ready(Contender(build, Path("m"), 0))
     assert time.monotonic() - began < 10
     arena.close()
+
+
+def test_builds_that_compile_for_each_size_begin_anew_where_there_is_no_room_for_two(tmp_path: Path) -> None:
+    build = Build("g", DEVICE.target, "faulty", Precision.FP32)
+    arena = Arena(COMMAND, tmp_path, DEVICE, Limits(1 << 30, 700 << 20))
+    running = Contender(build, Path("m"), 0, running_bytes=300 << 20, row_bytes=40 << 20)
+    assert arena.fit_again([running, running])
+    running.row_bytes = 60 << 20
+    assert not arena.fit_again([running, running])

@@ -285,7 +285,9 @@ class Search:
             left = self._end - time.monotonic()
             if not finalists or self._cycle_s(finalists, batch) > left or not self._has_room(finalists, batch):
                 break
-            self._arena.keep([self.state.anchor, *(c.id for c in finalists)])
+            everyone = {c.id: c for c in (self.state.contenders[self.state.anchor], *finalists)}
+            # Where there is no room for what was compiled at another size, all begin anew with this one.
+            self._arena.keep(everyone if self._arena.fit_again(everyone.values()) else ())
             seconds = min(left / (len(others) - number), 0.7 * len(finalists))
             self._round(finalists, batch, seconds, self._end, FEW_CYCLES)
             for contender in finalists:

@@ -113,6 +113,13 @@ class Arena:
         """Return whether all of them may be loaded at the same time, and take that much more."""
         return sum(map(_expected_bytes, contenders)) + more_bytes <= self.limits.total_bytes
 
+    def fit_again(self, contenders: Iterable[Contender]) -> bool:
+        """Return whether all of them, as they run, may once more take what the first row took.
+
+        An engine that compiles for the sizes of a call does so for each, and keeps what it has.
+        """
+        return sum(c.running_bytes + c.row_bytes for c in contenders) <= self.limits.total_bytes
+
     def keep(self, contenders: Iterable[str]) -> None:
         """End every child but those of `contenders`."""
         for contender_id in self._workers.keys() - set(contenders):
