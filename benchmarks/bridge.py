@@ -299,12 +299,12 @@ def main() -> None:
     text = f"{head}\n\n{table(rows, options)}\n"
     print(text)
     if options.docs:
-        write_docs(options.docs, text)
+        write_section(options.docs, "bridge", text)
 
 
-def write_docs(path: Path, text: str) -> None:
-    """Replace what stands between the markers of a document."""
-    begin, end = "<!-- bridge: begin -->\n", "<!-- bridge: end -->"
+def write_section(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the markers of a section of a document."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
     old = path.read_text(encoding="utf-8")
     head, rest = old.split(begin, 1)
     path.write_text(head + begin + text + end + rest.split(end, 1)[1], encoding="utf-8")

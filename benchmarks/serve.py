@@ -31,7 +31,7 @@ import numpy as np
 import onnx
 import serve_peers as processes
 import zoo
-from bridge import Contender, machine, quartiles, tilth
+from bridge import Contender, machine, quartiles, tilth, write_section
 from peers import oip
 from serve_peers import H2load, Load, Peer, Server, Unavailable, Wrk
 
@@ -559,7 +559,7 @@ def main() -> None:
     text = f"{head}\n\n{table(results)}\n"
     print(text)
     if options.docs:
-        write_docs(options.docs, text)
+        write_section(options.docs, "serve", text)
 
 
 def busy(seconds: float = 2) -> float:
@@ -572,14 +572,6 @@ def busy(seconds: float = 2) -> float:
     time.sleep(seconds)
     spent = [after - start for start, after in zip(before, ticks(), strict=True)]
     return 1 - (spent[3] + spent[4]) / max(1, sum(spent))
-
-
-def write_docs(path: Path, text: str) -> None:
-    """Replace what stands between the markers of a document."""
-    begin, end = "<!-- serve: begin -->\n", "<!-- serve: end -->"
-    old = path.read_text(encoding="utf-8")
-    head, rest = old.split(begin, 1)
-    path.write_text(head + begin + text + end + rest.split(end, 1)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The official client against a real server: everything that it can ask of a server without an accelerator."""
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 from onnx import TensorProto, helper, save
 from server import TILTH, Server, until
+from test_metrics import samples as strictly_read
 from tritonclient.utils import InferenceServerException
 
 import tilth
@@ -48,12 +50,24 @@ def echo(path: Path, dtypes: dict[str, int], width: int) -> Path:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of certified bundles: `echo` in two versions, and `types` with one input of each datatype."""
+    """Return a folder of certified bundles.
+
+    `echo` in two versions, `types` with one input of each datatype, and `pair` with two inputs of one column.
+    """
     folder = tmp_path_factory.mktemp("models")
-    made = {"echo": {"x": TensorProto.FLOAT}, "types": {name: kind for name, (kind, _) in TYPES.items()}}
-    samples: dict[str, Any] = {"echo": {"x": ROWS}, "types": {name: rows for name, (_, rows) in TYPES.items()}}
+    samples: dict[str, Any] = {
+        "echo": {"x": ROWS},
+        "types": {name: rows for name, (_, rows) in TYPES.items()},
+        "pair": {"age": ROWS[:, :1], "city": np.array([["Oslo"], ["Bonn"], ["Rom"]], object)},
+    }
+    made = {
+        "echo": {"x": TensorProto.FLOAT},
+        "types": {name: kind for name, (kind, _) in TYPES.items()},
+        "pair": {"age": TensorProto.FLOAT, "city": TensorProto.STRING},
+    }
     for name, dtypes in made.items():
-        model = echo(folder / f"{name}.onnx", dtypes, 4 if name == "echo" else 3)
+        width = next(iter(samples[name].values())).shape[1]
+        model = echo(folder / f"{name}.onnx", dtypes, width)
         (folder / "served" / name).mkdir(parents=True)
         first = folder / "served" / name / "1.tilth"
         tilth.import_model(model, samples[name], out=first)
@@ -130,6 +144,25 @@ def test_ids_parameters_classes_and_a_version_are_kept(client: tuple[Any, Any]) 
     assert answer.as_numpy("x_out")[0].tolist() == [b"3.000000:3", b"2.000000:2"]
 
 
+def test_calls_that_are_not_waited_for_are_answered_each_with_its_own(client: tuple[Any, Any]) -> None:
+    module, asked = client
+    given = [inputs(module, {"x": ROWS + number}) for number in range(8)]
+    answers: dict[int, Any] = {}
+    if module is over_http:
+        pending = [asked.async_infer("echo", one, parameters={"mine": 7, "flag": True}) for one in given]
+        answers = {number: one.get_result() for number, one in enumerate(pending)}
+    else:
+
+        def keep(number: int, result: Any, error: Any) -> None:
+            answers[number] = error or result
+
+        for number, one in enumerate(given):
+            asked.async_infer("echo", one, functools.partial(keep, number), parameters={"mine": 7, "flag": True})
+        until(lambda: len(answers) == 8)
+    for number, answer in answers.items():
+        assert np.array_equal(answer.as_numpy("x_out"), ROWS + number)
+
+
 def test_bf16_widens_where_a_model_takes_fp32(server: Server) -> None:
     values = np.array([[1.5, -2, 0, 256]], np.float32)
     given = over_grpc.InferInput("x", [1, 4], "BF16")
@@ -190,6 +223,8 @@ def test_a_bundle_comes_with_the_call_and_goes_again(client: tuple[Any, Any], bu
 def test_settings_are_told_and_shared_memory_is_refused_with_a_reason(client: tuple[Any, Any]) -> None:
     module, asked = client
     assert asked.get_log_settings() and asked.get_trace_settings() is not None
+    with pytest.raises(InferenceServerException, match="trace_level.*cannot be changed"):
+        asked.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]})
     as_json = {} if module is over_http else {"as_json": True}
     assert "log_verbose_level" in str(asked.update_log_settings({"log_verbose_level": 1, "log_info": True}, **as_json))
     asked.update_log_settings({"log_verbose_level": 0})
@@ -215,6 +250,44 @@ def test_plain_rows_are_the_shortest_way(server: Server) -> None:
         assert reply.status == 200 and reply.json["predictions"] == rows
     assert server.post("/v1/models/echo:predict", {"instances": [[1, 2]]}).status == 400
     assert server.post("/v1/models/echo:predict", {"instances": [{"y": [1, 2, 3, 4]}]}).status == 400
+
+
+def test_rows_of_several_inputs_are_lists_or_objects(server: Server) -> None:
+    rows = [{"age": 41.0, "city": "Oslo"}, {"age": 7.0, "city": "Rom"}]
+    for told in (rows, [list(row.values()) for row in rows]):
+        reply = server.post("/v1/models/pair:predict", {"instances": told})
+        assert reply.status == 200, reply.json
+        assert reply.json["predictions"] == [{"age_out": row["age"], "city_out": row["city"]} for row in rows]
+    refused = server.post("/v1/models/pair:predict", {"instances": [{"age": "old", "city": "Oslo"}]})
+    assert refused.status == 400 and "age" in refused.json["what"]
+
+
+def test_a_list_of_versions_serves_those_alone_until_a_load_says_otherwise(bundles: Path) -> None:
+    arguments = ["--models", bundles / "served", "--policy", "echo=1", "--workers", "1"]
+    with Server(*arguments, command=TILTH) as listed, over_http.InferenceServerClient(listed.address) as asked:
+        assert asked.get_model_metadata("echo")["versions"] == ["1"]
+        with pytest.raises(InferenceServerException, match="version"):
+            asked.infer("echo", inputs(over_http, {"x": ROWS}), model_version="2")
+        asked.load_model("echo", config=json.dumps({"versions": ["1", "2"], "split": {"1": 0, "2": 100}}))
+        assert asked.get_model_metadata("echo")["versions"] == ["1", "2"]
+        for _ in range(5):
+            answer = asked.infer("echo", inputs(over_http, {"x": ROWS}))
+            assert answer.get_response()["model_version"] == "2"
+        asked.load_model("echo", config=json.dumps({"versions": "latest"}))
+        assert asked.get_model_metadata("echo")["versions"] == ["2"]
+
+
+def test_what_a_real_server_counts_is_in_prometheus_form_and_adds_up(server: Server) -> None:
+    name = 'tilth_requests_total{model="pair",version="1",'
+
+    def answered() -> float:
+        found = strictly_read(server.get("/metrics").data.decode())
+        return sum(value for key, value in found.items() if key.startswith(name) and 'outcome="success"' in key)
+
+    before = answered()
+    for _ in range(3):
+        assert server.post("/v1/models/pair:predict", [[1.0, "Oslo"]]).status == 200
+    assert answered() == before + 3
 
 
 def test_a_trace_and_a_request_id_go_in_and_come_out(server: Server) -> None:
