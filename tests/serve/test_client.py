@@ -2,10 +2,12 @@
 
 import functools
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ml_dtypes
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from test_metrics import samples as strictly_read
 from tritonclient.utils import InferenceServerException
 
 import tilth
+from tilth.serve.grpc_messages import SERVICE, messages
 
 TYPES = {
     "BOOL": (TensorProto.BOOL, np.array([[True, False, True]])),
@@ -298,6 +301,42 @@ def test_a_trace_and_a_request_id_go_in_and_come_out(server: Server) -> None:
     assert server.ask("GET", "/nope", None, {"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
 
 
+def test_a_trace_and_a_request_id_go_in_and_come_out_over_grpc_too(server: Server) -> None:
+    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    made = messages()
+    call: Any = {"request_serializer": made["ModelInferRequest"].SerializeToString}
+    request = made["ModelInferRequest"](model_name="echo", id="r-1")
+    request.inputs.add(name="x", datatype="FP32", shape=[3, 4])
+    request.raw_input_contents.append(ROWS.tobytes())
+    with grpc.insecure_channel(server.grpc) as channel:
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer", **call)
+        _, answered = infer.with_call(request, metadata=[("traceparent", given)])
+        trailing = dict(answered.trailing_metadata())
+        assert trailing["traceparent"].split("-")[1] == given.split("-")[1] and given not in trailing.values()
+        request.model_name = "nobody"
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(request)
+    assert dict(caught.value.trailing_metadata())["x-request-id"] == "r-1"
+    lines = [json.loads(line) for line in server.log().splitlines() if '"r-1"' in line]
+    assert [(one["call"], one["model"], one["status"]) for one in lines] == [("ModelInfer", "nobody", 404)]
+    assert "there is no model" in lines[0]["error"]
+
+
+def test_a_log_of_every_request_tells_both_protocols_and_calls_nothing_an_error(bundles: Path) -> None:
+    arguments = ["--models", bundles / "served", "--workers", "1", "--access-log"]
+    with Server(*arguments, command=TILTH) as logged:
+        for module, address in ((over_http, logged.address), (over_grpc, logged.grpc)):
+            with module.InferenceServerClient(address) as asked:
+                asked.infer("echo", inputs(module, {"x": ROWS}))
+        until(lambda: logged.log().count("nfer") >= 2)
+        lines = [json.loads(line) for line in logged.log().splitlines() if line.startswith("{")]
+        told = {one["call"]: one for one in lines if one["event"] == "request" and "nfer" in one["call"]}
+    assert set(told) == {"POST /v2/models/echo/infer", "ModelInfer"}
+    for one in told.values():
+        assert one["status"] == 200 and one["model"] == "echo" and one["id"] and one["bytes_in"] > 48
+        assert "error" not in one
+
+
 @pytest.mark.parametrize("parameters", [[1], "all", 7])
 def test_a_load_whose_parameters_are_no_object_is_refused(server: Server, parameters: Any) -> None:
     assert server.post("/v2/repository/models/echo/load", {"parameters": parameters}).status == 400
@@ -315,3 +354,32 @@ def test_a_shadow_sees_requests_and_answers_none(bundles: Path) -> None:
             reply = shadowed.post("/v1/models/echo:predict", {"instances": ROWS.tolist()})
             assert reply.json["model_version"] == "1"
         until(lambda: shadowed.counter("tilth_requests_total", model="echo", version="2", outcome="success") == 10)
+
+
+@pytest.fixture
+def uncertified(tmp_path: Path) -> Path:
+    """Return a bundle that was imported and never built."""
+    tilth.import_model(
+        echo(tmp_path / "raw.onnx", {"x": TensorProto.FLOAT}, 4), {"x": ROWS}, out=tmp_path / "raw.tilth"
+    )
+    return tmp_path / "raw.tilth"
+
+
+def test_a_bundle_without_a_certificate_is_certified_on_the_spot_or_refused(uncertified: Path) -> None:
+    with Server(f"raw={uncertified}", "--certify", "2s", "--workers", "1", command=TILTH) as server:
+        reply = server.post("/v1/models/raw:predict", ROWS.tolist())
+        assert reply.status == 200 and reply.json["predictions"] == ROWS.tolist()
+        assert '"certifying"' in server.log()
+    with Server(f"raw={uncertified}", "--certify", "0s", "--workers", "1", command=TILTH, ready=False) as server:
+        until(lambda: server.index("raw")["state"] == "UNAVAILABLE", server)
+        assert "certif" in server.index("raw")["reason"]
+        assert server.post("/v1/models/raw:predict", ROWS.tolist()).status == 503
+
+
+def test_a_stop_does_not_wait_for_a_certification(uncertified: Path) -> None:
+    with Server(f"raw={uncertified}", "--certify", "300s", "--workers", "1", command=TILTH, ready=False) as server:
+        until(lambda: '"stage"' in server.log(), server)
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 30
+        assert "the certification was stopped" in server.log()

@@ -74,7 +74,7 @@ def test_no_text_ends_a_line_or_moves_a_terminal(event: str, value: str, key: st
 )
 def test_what_a_client_sends_stays_in_its_field(evil: str) -> None:
     stream = io.StringIO()
-    Log(stream).request(evil, evil, evil, 400, 1.0, 2, 3, evil, evil)
+    Log(stream).request(evil, evil, evil, evil, 400, 1.0, 2, 3, evil, evil)
     (line,) = stream.getvalue().split("\n")[:-1]
     assert line.isascii() and line.isprintable()
     found = json.loads(line)
@@ -164,11 +164,11 @@ def test_requests_are_logged_when_they_fail_or_when_asked_for() -> None:
     stream = io.StringIO()
     log = Log(stream)
     for status in (200, 404, 500):
-        log.request("a", "m", "1", status, 1.23456, 10, 20, "127.0.0.1", "" if status == 200 else "no")
+        log.request("a", "GET /", "m", "1", status, 1.23456, 10, 20, "127.0.0.1", "" if status == 200 else "no")
     log.configure("info", access=True)
-    log.request("b", "m", "1", 200, 1.0, 10, 20, "127.0.0.1")
+    log.request("b", "GET /", "m", "1", 200, 1.0, 10, 20, "127.0.0.1")
     log.configure("warning")
-    log.request("c", "m", "1", 200, 1.0, 10, 20, "127.0.0.1")
+    log.request("c", "GET /", "m", "1", 200, 1.0, 10, 20, "127.0.0.1")
     found = lines(stream)
     assert [(line["status"], line["level"]) for line in found] == [(404, "warning"), (500, "error"), (200, "info")]
     assert found[0]["ms"] == 1.235 and found[0]["error"] == "no" and "error" not in found[2]

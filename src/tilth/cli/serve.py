@@ -13,6 +13,7 @@ from tilth import wiring
 from tilth.bridge.build import Tools, build_file
 from tilth.bridge.cache import Cache
 from tilth.bridge.request import Request
+from tilth.bridge.search import Progress
 from tilth.cli.output import AsJson
 from tilth.cli.quantity import seconds, share, size_bytes
 from tilth.core.errors import InvalidError, MissingError
@@ -138,11 +139,11 @@ def _policies(versions: list[str], split: list[str], shadow: list[str]) -> dict[
 
 
 def _certifier(budget_s: float) -> Any:
-    def certify(path: Path, out: Path) -> None:
+    def certify(path: Path, out: Path, progress: Progress) -> None:
         measure, derive = wiring.worker_command("measure"), wiring.worker_command("derive")
         tools = Tools(wiring.engines(), measure, derive, Cache(), VERSION)
         request = Request(budget_s=budget_s)
-        build_file(path, out, wiring.this_device(), request, tools, lambda *_: None).check()
+        build_file(path, out, wiring.this_device(), request, tools, progress).check()
 
     return certify
 

@@ -71,6 +71,7 @@ class Log:
     def request(
         self,
         id: str,
+        call: str,
         model: str,
         version: str,
         status: int,
@@ -80,12 +81,15 @@ class Log:
         client: str,
         error: str = "",
     ) -> None:
-        """Write a line about a request when `access` is on or `status`, of HTTP, is an error."""
+        """Write a line about a request when `access` is on or `status`, of HTTP, is an error.
+
+        `call` is the path over REST and the name of the call over gRPC.
+        """
         failed = status >= 400
         if not (failed or self.access):
             return
         level = "info" if not failed else "warning" if status < 500 else "error"
-        fields = {"id": id, "model": model, "version": version, "status": status, "ms": round(ms, 3)}
+        fields = {"id": id, "call": call, "model": model, "version": version, "status": status, "ms": round(ms, 3)}
         fields |= {"bytes_in": bytes_in, "bytes_out": bytes_out, "client": client}
         self.write(level, "request", **fields, **({"error": error} if error else {}))
 

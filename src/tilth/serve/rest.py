@@ -112,7 +112,8 @@ class Rest:
         length = headers.get("content-length") or "0"
         taken = int(length) if length.isdecimal() and len(length) < 16 else 0
         ms = (time.perf_counter_ns() - began) / 1e6
-        self._log.request(given_id, model, version, status, ms, taken, size, scope.client, error or scope.path[:200])
+        call = f"{scope.method} {scope.path}"[:200]
+        self._log.request(given_id, call, model, version, status, ms, taken, size, scope.client, error)
 
     # -- routes
 

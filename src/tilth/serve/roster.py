@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tilth.bridge.search import Progress
 from tilth.core.device import Device
-from tilth.core.errors import MissingError, RefusedError, TilthError, UnavailableError
+from tilth.core.errors import CancelledError, MissingError, RefusedError, TilthError, UnavailableError
 from tilth.serve.background import Background
 from tilth.serve.fleet import Fleet
 from tilth.serve.frame import raised
@@ -20,8 +21,8 @@ from tilth.serve.process import Process, how_it_ended
 from tilth.serve.sentinel import Sentinel
 from tilth.serve.version import LOADING, READY, UNAVAILABLE, Version, stamp_of
 
-#: Certifies the bundle at the first path for this device and writes it at the second.
-Certify = Callable[[Path, Path], None]
+#: Certifies the bundle at the first path for this device, writes it at the second, and tells how far it is.
+Certify = Callable[[Path, Path, Progress], None]
 _LOAD_S = 120.0
 
 
@@ -122,9 +123,22 @@ class Roster:
                 raise
             self._log.write("info", "certifying", model=version.model, version=version.version, why=error.what)
             out = self._runtime / f"certified-{version.model}-{version.version}-{time.monotonic_ns()}.tilth"
-            await asyncio.to_thread(self._certify, version.path, out)
+            await asyncio.to_thread(self._certify, version.path, out, self._watched(version))
             version.certified = out
             await self._load_once(version, alone)
+
+    def _watched(self, version: Version) -> Progress:
+        """Return what logs each stage of a certification, and ends it when the server is to end."""
+        seen: set[str] = set()
+
+        def progress(stage: str, done: int, total: int, detail: str = "") -> None:
+            if self.closing:
+                raise CancelledError("the certification was stopped", why="the server ends")
+            if stage not in seen:
+                seen.add(stage)
+                self._log.write("info", "certifying", model=version.model, version=version.version, stage=stage)
+
+        return progress
 
     async def _load_once(self, version: Version, alone: bool) -> None:
         facts = await asyncio.to_thread(facts_of, version.source, self._device())

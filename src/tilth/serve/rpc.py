@@ -1,24 +1,25 @@
 """The protocol over gRPC: calls, credentials and errors; what a request means is for the core."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from tilth.bridge.value_file import grouped
 from tilth.core.errors import TilthError
 from tilth.serve import grpc_infer
 from tilth.serve.access import Access
+from tilth.serve.failure import OverloadedError
 from tilth.serve.grpc_messages import CALLS, SERVICE, messages
 from tilth.serve.limits import Limits
-from tilth.serve.logs import Log
+from tilth.serve.logs import Log, request_id
 from tilth.serve.metadata import model_config, model_metadata
 from tilth.serve.repository import Repository
 from tilth.serve.request import timeout_s
 from tilth.serve.rest import arrays_of
 from tilth.serve.rest_infer import no_shared_memory
 from tilth.serve.service import Service
-from tilth.serve.status import grpc_status
-from tilth.serve.traces import child, parse
+from tilth.serve.status import grpc_status, http_status
+from tilth.serve.traces import Context, child, header, parse
 
 Call = Callable[[Any, Any], Awaitable[Any]]
 #: Numbers of Triton's `DataType`, in which its configuration tells datatypes.
@@ -73,7 +74,7 @@ class Rpc:
         for name, taken, given in CALLS:
             if name in _MANAGE and not self._manage:
                 continue
-            call = self._infer if name == "ModelInfer" else self._guarded(name, getattr(self, f"_{_snake(name)}"))
+            call = self._guarded(name, getattr(self, f"_{_snake(name)}"))
             methods[name] = grpc.unary_unary_rpc_method_handler(
                 call, self._made[taken].FromString, self._made[given].SerializeToString
             )
@@ -85,17 +86,8 @@ class Rpc:
 
     # -- inference
 
-    async def _infer(self, message: Any, context: Any) -> Any:
-        try:
-            metadata = None
-            if not self._access.open:
-                metadata = dict(context.invocation_metadata())
-                self._access.check(_text(metadata.get("authorization")), "infer")
-            return await self._answered(message, context.time_remaining())
-        except TilthError as error:
-            await _abort(context, error)
-        except Exception as error:  # a fault of ours: the client learns that, and the log the rest
-            await self._fault(context, error)
+    async def _model_infer(self, message: Any, context: Any) -> Any:
+        return await self._answered(message, context.time_remaining())
 
     async def _answered(self, message: Any, remaining_s: float | None) -> Any:
         request = grpc_infer.request_of(message, self._service.limits)
@@ -115,48 +107,99 @@ class Rpc:
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Answer each request of a stream in turn; an error is one answer and the stream goes on."""
         made = self._made["ModelStreamInferResponse"]
+        metadata = dict(context.invocation_metadata())
         try:
-            if not self._access.open:
-                self._access.check(_text(dict(context.invocation_metadata()).get("authorization")), "infer")
+            self._admit(metadata, "infer")
         except TilthError as error:
-            await _abort(context, error)
+            await self._ended("ModelStreamInfer", None, context, metadata, None, None, time.perf_counter_ns(), error)
         async for message in requests:
+            began, answer, failure = time.perf_counter_ns(), None, None
             try:
-                yield made(infer_response=await self._answered(message, context.time_remaining()))
+                answer = await self._answered(message, context.time_remaining())
             except TilthError as error:
-                # Who asked is told by the id, since the stream carries answers to many.
-                yield made(error_message=str(error), infer_response=self._response(id=message.id))
+                failure = error
+            except Exception as error:
+                failure = self._fault(error)
+            if failure is not None or self._log.access:
+                self._note("ModelStreamInfer", message, context, request_id(message.id), answer, began, failure)
+            # Who asked is told by the id, since the stream carries answers to many.
+            yield made(
+                error_message=str(failure or ""),
+                infer_response=self._response(id=message.id) if answer is None else answer,
+            )
 
-    # -- everything else
+    # -- every call
 
     def _guarded(self, name: str, call: Call) -> Call:
-        scope = "manage" if name in _MANAGE else "infer"
+        """Return a handler that checks credentials, tells errors as such, and leaves a trace and a line in the log."""
+        scope = "" if name in _OPEN else "manage" if name in _MANAGE else "infer"
 
         async def guarded(message: Any, context: Any) -> Any:
-            began = time.time_ns()
+            began, answer, failure, span = time.perf_counter_ns(), None, None, None
+            metadata = dict(context.invocation_metadata())
             try:
-                metadata = dict(context.invocation_metadata())
-                if name not in _OPEN and not self._access.open:
-                    self._access.check(_text(metadata.get("authorization")), scope)
+                if scope:
+                    self._admit(metadata, scope)
+                given = metadata.get("traceparent")
+                if given and (caller := parse(_text(given))):
+                    span = child(caller)
                 answer = await call(message, context)
-                given = parse(_text(metadata.get("traceparent")))
-                if given is not None:
-                    self._tracer.span(name, child(given), {}, began, time.time_ns())
-                return answer
             except TilthError as error:
-                await _abort(context, error)
-            except Exception as error:  # as above
-                await self._fault(context, error)
+                failure = error
+            except Exception as error:
+                failure = self._fault(error)
+            if failure is not None or span is not None or self._log.access:
+                await self._ended(name, message, context, metadata, answer, span, began, failure)
+            return answer
 
         return guarded
 
-    async def _fault(self, context: Any, error: Exception) -> None:
-        import grpc
+    def _admit(self, metadata: Mapping[str, Any], scope: str) -> None:
+        if not self._access.open:
+            self._access.check(_text(metadata.get("authorization")), scope)
 
-        if isinstance(error, grpc.aio.AbortError):
-            raise error
+    def _fault(self, error: Exception) -> TilthError:
+        """Log a fault of ours and return what the client learns of it."""
         self._log.write("error", "fault", error=f"{type(error).__name__}: {error}"[:2000])
-        await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says why")
+        return TilthError("the server failed", why="its log says more")
+
+    async def _ended(
+        self,
+        name: str,
+        message: Any,
+        context: Any,
+        metadata: Mapping[str, Any],
+        answer: Any,
+        span: Context | None,
+        began: int,
+        failure: TilthError | None,
+    ) -> None:
+        """Leave a span and a line, and end the call when it failed."""
+        given_id = request_id(_text(metadata.get("x-request-id")) or getattr(message, "id", ""))
+        self._note(name, message, context, given_id, answer, began, failure)
+        more = [] if failure is None else [("x-request-id", given_id)]
+        if isinstance(failure, OverloadedError):
+            more.append(("retry-after", str(failure.retry_after_s)))
+        if span is not None:
+            more.append(("traceparent", header(span)))
+            now_ns, took_ns = time.time_ns(), time.perf_counter_ns() - began
+            error = failure.what if failure else ""
+            self._tracer.span(f"{SERVICE}/{name}", span, {}, now_ns - took_ns, now_ns, error)
+        context.set_trailing_metadata(tuple(more))
+        if failure is not None:
+            import grpc
+
+            await context.abort(getattr(grpc.StatusCode, grpc_status(failure)), str(failure))
+
+    def _note(
+        self, name: str, message: Any, context: Any, id: str, answer: Any, began: int, failure: TilthError | None
+    ) -> None:
+        model = getattr(message, "model_name", "") or getattr(message, "name", "")
+        version = getattr(message, "model_version", "") or getattr(message, "version", "")
+        status, error = (200, "") if failure is None else (http_status(failure), failure.what)
+        taken, given = (0 if one is None else one.ByteSize() for one in (message, answer))
+        ms = (time.perf_counter_ns() - began) / 1e6
+        self._log.request(id, name, model, version, status, ms, taken, given, context.peer(), error)
 
     async def _server_live(self, message: Any, context: Any) -> Any:
         return self._made["ServerLiveResponse"](live=True)
@@ -244,9 +287,3 @@ def _text(value: Any) -> str | None:
 
 def _snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
-
-
-async def _abort(context: Any, error: TilthError) -> None:
-    import grpc
-
-    await context.abort(getattr(grpc.StatusCode, grpc_status(error)), str(error))
