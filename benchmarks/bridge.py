@@ -104,7 +104,7 @@ def tilth(*arguments: str) -> tuple[dict, float, float]:
     return json.loads(printed), time.perf_counter() - start, peak_mb
 
 
-def measure(model: zoo.ZooModel, folder: Path, options: argparse.Namespace) -> Row:
+def measure(model: zoo.ZooModel, folder: Path, options: argparse.Namespace, cores: Cores) -> Row:
     """Import, build twice, and time the contenders side by side."""
     weights_mb = model.path.stat().st_size / 1e6
     row = Row(model.name, weights_mb, memory_limit_mb=3 * weights_mb + 500)
@@ -121,7 +121,7 @@ def measure(model: zoo.ZooModel, folder: Path, options: argparse.Namespace) -> R
         "build", str(bundle), "-o", str(low), "--tolerance", options.tolerance, "--calibrate", str(sample), *budget
     )
     row.low, row.low_rms, _, row.low_decisions = described(made)
-    side_by_side(row, model, bundle, low, feeds, options)
+    side_by_side(row, model, bundle, low, feeds, options, cores)
     return row
 
 
@@ -136,7 +136,7 @@ def described(made: dict) -> tuple[str, float, float, float]:
 
 
 def side_by_side(
-    row: Row, model: zoo.ZooModel, bundle: Path, low: Path, feeds: Path, options: argparse.Namespace
+    row: Row, model: zoo.ZooModel, bundle: Path, low: Path, feeds: Path, options: argparse.Namespace, cores: Cores
 ) -> None:
     """Time all contenders in turn and fill in the figures."""
     contenders = {
@@ -146,7 +146,6 @@ def side_by_side(
         "fp32": Contender("tilth", bundle, feeds),
         "low": Contender("tilth", low, feeds),
     }
-    cores = Cores(len(os.sched_getaffinity(0)))
     try:
         for name, contender in contenders.items():
             if contender.error and not name.startswith("openvino"):
@@ -283,6 +282,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, help="write the table into this Markdown file, between its markers")
     options = parser.parse_args()
     rows: list[Row] = []
+    cores = Cores(len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TILTH_CACHE"] = str(Path(folder) / "cache")
         found = {model.name: model for model in zoo.models(set(options.models) or None)}
@@ -290,7 +290,7 @@ def main() -> None:
             print(f"{model.name} ...", file=sys.stderr, flush=True)
             inside = Path(folder) / model.name
             inside.mkdir()
-            rows.append(measure(model, inside, options))
+            rows.append(measure(model, inside, options, cores))
             print(f"  {rows[-1].fp32} | {rows[-1].low}", file=sys.stderr, flush=True)
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps([asdict(r) for r in rows], indent=2), encoding="utf-8")

@@ -260,7 +260,7 @@ def test_rows_of_several_inputs_are_lists_or_objects(server: Server) -> None:
     for told in (rows, [list(row.values()) for row in rows]):
         reply = server.post("/v1/models/pair:predict", {"instances": told})
         assert reply.status == 200, reply.json
-        assert reply.json["predictions"] == [{"age_out": row["age"], "city_out": row["city"]} for row in rows]
+        assert reply.json["predictions"] == [{"age_out": [row["age"]], "city_out": [row["city"]]} for row in rows]
     refused = server.post("/v1/models/pair:predict", {"instances": [{"age": "old", "city": "Oslo"}]})
     assert refused.status == 400 and "age" in refused.json["what"]
 
@@ -381,5 +381,6 @@ def test_a_stop_does_not_wait_for_a_certification(uncertified: Path) -> None:
         until(lambda: '"stage"' in server.log(), server)
         began = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began < 30
-        assert "the certification was stopped" in server.log()
+        took = time.monotonic() - began
+        print(f"it ended after {took:.1f} s")
+        assert took < 8

@@ -1,14 +1,22 @@
 """Where a version runs, what follows a death, when requests are joined, and who sees what share: the pure parts."""
 
+from pathlib import Path
+
+import numpy as np
+import onnx
 import pytest
 
+import tilth
+from tilth import wiring
 from tilth.core.certificate import Agreement, Certificate, Placement, Timing
 from tilth.core.device import Device
 from tilth.core.errors import InvalidError
 from tilth.core.signature import Signature, TensorSpec
 from tilth.serve.batching import batching
+from tilth.serve.loading import load
 from tilth.serve.plan import Standing, respawn_after_s, runs_inline, struck
 from tilth.serve.traffic import Policy, Splitter
+from tilth.testing.models import perceptron
 
 ROWS = Signature((TensorSpec("x", "float32", ("batch", 2)),), (TensorSpec("y", "float32", ("batch",)),))
 POOLED = Signature(ROWS.inputs, (TensorSpec("y", "float32", (1,)),))
@@ -18,6 +26,19 @@ def certified(*timings: tuple[int, float]) -> Certificate:
     told = tuple(Timing(batch, batch / rows_per_s * 1e3, 1, 1, rows_per_s, 9, 0.0) for batch, rows_per_s in timings)
     agreement, placement = Agreement(0, 0, 0, 1, 1, 1, 1), Placement("c", {}, 0, "")
     return Certificate("b", Device("d", "t", "n"), agreement, True, "", told, placement, 1, 1, 1, {}, "", "")
+
+
+def test_a_build_on_the_event_loop_leaves_the_other_cores_to_others(tmp_path: Path) -> None:
+    small, bundle = perceptron(), tmp_path / "m.tilth"
+    onnx.save(small.model, tmp_path / "m.onnx")
+    tilth.import_model(tmp_path / "m.onnx", {"x": np.ones((4, 8), np.float32)}, out=bundle)
+    tilth.build(bundle, budget_s=5.0, batches=(1,), engines=("ort",))
+    threads = {}
+    for alone in (True, False):
+        model, facts = load(bundle, wiring.this_device(), wiring.engines(), alone=alone)
+        model.close()
+        threads[alone] = "threads=1" in facts.label
+    assert threads[False], "its threads would spin beside those that read and write sockets"
 
 
 @pytest.mark.parametrize(

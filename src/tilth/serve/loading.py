@@ -19,7 +19,7 @@ from tilth.serve.batching import Batching, batching
 #: A build that answers in less than this, in milliseconds, runs on the event loop: handing it over would cost as much.
 _INLINE_MS = 0.5
 #: On the event loop a build with one thread is taken where it is at most this many times slower than the chosen one:
-#: several workers run at the same time, and threads of one would take the cores of another.
+#: an engine's threads spin between calls, and take the cores of other workers and of those who read and write sockets.
 _ALONE = 1.5
 _LEAST_LIMIT_S, _LIMIT_TIMES = 2.0, 50.0
 _SPARE_BYTES = 1 << 30
@@ -95,8 +95,8 @@ def _facts(manifest: Manifest, digest: str, build: Build, certificate: Certifica
 def load(path: Path, device: Device, engines: Mapping[str, Engine], *, alone: bool) -> tuple[Model, Facts]:
     """Load the build of the bundle at `path` that is certified for this device.
 
-    With `alone` False the build runs beside others of its kind on the same cores: a certified build with one thread
-    is taken instead of the chosen one where it is about as fast.
+    With `alone` False the build runs on an event loop, beside what else that does and other workers do on the same
+    cores: a certified build with one thread is taken instead of the chosen one where it is about as fast.
 
     Raises:
         RefusedError: no build is certified, or a node would run elsewhere than the certificate says.

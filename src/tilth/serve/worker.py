@@ -223,9 +223,8 @@ class _Worker:
     async def _made(self, order: Mapping[str, Any]) -> Unit:
         slot, version = order["slot"], order["version"]
         if order["do"] == "inline":
-            alone = self._config["workers"] == 1
             path = Path(order["path"])
-            model, facts = await asyncio.to_thread(load, path, self._device(), self._engines, alone=alone)
+            model, facts = await asyncio.to_thread(load, path, self._device(), self._engines, alone=False)
             return Inline(slot, version, facts, model)
         facts = Facts.of_json(order["facts"])
         return await Apart.connected(order["socket"], slot, version, facts, self.service.limits.queue)

@@ -12,8 +12,11 @@ import time
 import weakref
 from queue import SimpleQueue
 
-#: Below this share of the best that was seen the cores are not all ours.
+#: Below this share of the best the cores are not all ours.
 _CLEAR = 0.85
+#: After so many looks, a few seconds, the best is what was seen. Until then it is all: a search may begin while the
+#: machine gives half of its cores. One that never gives more, with two threads a core, is not waited for any longer.
+_PATIENT_LOOKS = 500
 _MOST_THREADS = 8
 #: A digest of so much takes about a millisecond, and keeps most of a core busy while Python's lock is free.
 _WORK = bytes(1 << 19)
@@ -25,6 +28,7 @@ class Cores:
 
     def __init__(self, cores: int) -> None:
         self._alone_ns = 0
+        self._looks = 0
         self._best = 0.0
         self._taken: SimpleQueue[int] = SimpleQueue()
         self._orders: list[SimpleQueue[bool]] = []
@@ -34,11 +38,12 @@ class Cores:
         weakref.finalize(self, _end, self._orders)
 
     def are_clear(self) -> bool:
-        """Return whether the cores give what they gave at their best; takes a few milliseconds."""
+        """Return whether the cores give what they can give; takes a few milliseconds."""
         for _ in range(_TRIES):
             share = self._share()
+            self._looks += 1
             self._best = max(self._best, share)
-            if share >= _CLEAR * self._best:
+            if share >= _CLEAR * (self._best if self._looks > _PATIENT_LOOKS else 1.0):
                 return True
         return False
 
