@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from faulty_engine import FaultyEngine, FaultySession
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tilth import wiring
 from tilth.bridge.bundle_read import Bundle, open_bundle
 from tilth.bridge.bundle_write import write_bundle
 from tilth.bridge.check_values import checked
+from tilth.bridge.interface import read_signature
 from tilth.bridge.model import Model, chosen, load_model
 from tilth.core.build import Build, Precision
 from tilth.core.bundle import Choice, Manifest
@@ -21,6 +24,8 @@ from tilth.core.certificate import Agreement, Certificate, Placement, Timing
 from tilth.core.device import Device
 from tilth.core.errors import InvalidError, MissingError, RefusedError, UntrustedError
 from tilth.core.signature import Signature, TensorSpec
+from tilth.ports.engine import Repeats
+from tilth.testing.models import SmallModel, affine, perceptron
 
 DEVICE = Device("cpu:0", "cpu-x86_64", "a chip", 2, 1 << 30, ("avx2",), "Linux 6.1")
 
@@ -228,6 +233,37 @@ def test_the_quick_way_takes_and_refuses_exactly_what_the_full_check_does(specs:
             n: (a.shape, a.dtype)
             for n, a in wanted.items()  # type: ignore[union-attr]
         }
+
+
+@pytest.mark.parametrize("small", [affine(), perceptron()], ids=lambda small: str(small.name))
+def test_the_short_way_for_a_repeated_call_refuses_what_the_first_call_would(small: SmallModel, tmp_path: Path) -> None:
+    onnx.save(small.model, tmp_path / "m.onnx")
+    signature = read_signature(small.model, batched=True)
+    (spec,) = signature.inputs
+    build = Build("", DEVICE.target, "ort", Precision.FP32)
+    x = np.arange(3 * int(spec.shape[1]), dtype=np.float32).reshape(3, -1)  # type: ignore[index,call-overload]
+    bad = [{}, {"X": x}, {spec.name: x, "z": x}, {spec.name: x.astype(np.float64)}, {spec.name: x[:, :1]}]
+    bad += [{spec.name: None}, {spec.name: "hello"}]
+    refused = []
+    for calls in (0, 3):
+        session = wiring.engines()["ort"].load(tmp_path / "m.onnx", build, DEVICE)
+        assert isinstance(session, Repeats)
+        with Model(session, signature, build, None) as model:  # type: ignore[arg-type]
+            answers: list[Any] = [model.run({spec.name: x}) for _ in range(calls)]
+            told = []
+            for inputs in bad:
+                with pytest.raises(InvalidError) as caught:
+                    model.run(inputs)
+                told.append(str(caught.value))
+            refused.append(told)
+            again: Any = model.run({spec.name: x})
+            assert list(again) == [output.name for output in signature.outputs]
+            for one in answers:
+                for name, value in again.items():
+                    assert np.array_equal(one[name], value) and not np.shares_memory(one[name], value)
+            fewer: Any = model.run({spec.name: x[:1]})
+            assert all(len(value) == 1 for value in fewer.values())
+    assert refused[0] == refused[1]
 
 
 def test_a_session_of_a_fake_is_a_session() -> None:

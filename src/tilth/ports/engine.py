@@ -2,10 +2,10 @@
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tilth.core.build import Build, Precision, Refusal, Scalar
 from tilth.core.certificate import Placement
@@ -79,6 +79,17 @@ class Session(Protocol):
     def close(self) -> None:
         """Give back memory and threads. Calling it twice is allowed."""
         ...
+
+
+@runtime_checkable
+class Repeats(Protocol):
+    """A session with a shorter way for inputs that are like those of an earlier call.
+
+    `again` is that way, None before there is one: it returns what `run` would for inputs of exactly the names, shapes
+    and dtypes of the earlier call, and None for all others.
+    """
+
+    again: Callable[[Values], dict[str, Value] | None] | None
 
 
 class Engine(Protocol):

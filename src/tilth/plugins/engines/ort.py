@@ -120,7 +120,8 @@ class OrtSession:
         self._latest = session
         self._sessions: dict[_Shapes, Any] = {}
         self._bound: dict[_Shapes, _BoundCall | None] = {}
-        self._quick: _BoundCall | None = None
+        #: The call that is bound to the shapes and dtypes of the latest one.
+        self.again: _BoundCall | None = None
 
     def run(self, inputs: Values) -> dict[str, Value]:
         """Return the outputs by name, in graph order.
@@ -128,14 +129,14 @@ class OrtSession:
         Raises:
             InvalidError: onnxruntime refuses the values; its words are the reason.
         """
-        outputs = None if self._quick is None else self._quick(inputs)
+        outputs = None if self.again is None else self.again(inputs)
         return self._slow(inputs) if outputs is None else outputs
 
     def _slow(self, inputs: Values) -> dict[str, Value]:
         shapes = self._shapes(inputs)
         bound = self._bound.get(shapes)
-        if bound is not None and bound is not self._quick:
-            self._quick = bound
+        if bound is not None and bound is not self.again:
+            self.again = bound
             outputs = bound(inputs)
             if outputs is not None:
                 return outputs
@@ -162,9 +163,9 @@ class OrtSession:
             ) from None
         if shapes in self._bound:
             # The bound call failed where this one did not: an output's shape depends on values.
-            self._bound[shapes] = self._quick = None
+            self._bound[shapes] = self.again = None
         elif len(self._bound) < _MOST_SHAPES and shapes is not _NO_SHAPES and _bindable(inputs, outputs):
-            self._bound[shapes] = self._quick = _bound_call(session, self._calm, inputs, outputs)
+            self._bound[shapes] = self.again = _bound_call(session, self._calm, inputs, outputs)
         return outputs
 
     def _session_for(self, shapes: _Shapes) -> Any:
@@ -204,7 +205,7 @@ class OrtSession:
 
     def close(self) -> None:
         """Drop the sessions and their thread pools."""
-        self._quick = None
+        self.again = None
         self._bound.clear()
         self._sessions.clear()
         self._open = self._latest = self._make = None
@@ -224,6 +225,8 @@ def _bound_call(session: Any, calm: Any, inputs: Any, outputs: Any) -> _BoundCal
         bound.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
     takes = [(name, buffer.copy) for name, buffer in results.items()]
     run, binding, count = session._sess.run_with_iobinding, bound._iobinding, len(fills)
+    if count == len(takes) == 1:
+        return _bound_single_call(run, binding, calm, fills[0], takes[0])
 
     def call(given: Any) -> dict[str, Value] | None:
         if len(given) != count:
@@ -239,6 +242,24 @@ def _bound_call(session: Any, calm: Any, inputs: Any, outputs: Any) -> _BoundCal
             # A name is missing, or a value or an output's shape does not fit: the slow call finds out which.
             return None
         return {name: copy() for name, copy in takes}
+
+    return call
+
+
+def _bound_single_call(run: Any, binding: Any, calm: Any, fill: Any, take: Any) -> _BoundCall:
+    """Return the bound call of one input and one output: without the loops, a tenth of the smallest models' time."""
+    (name, buffer, shape, dtype), (output, copy) = fill, take
+
+    def call(given: Any) -> dict[str, Value] | None:
+        try:
+            value = given[name]
+            if value.shape != shape or value.dtype != dtype or len(given) != 1:
+                return None
+            buffer[...] = value
+            run(binding, calm)
+        except Exception:
+            return None
+        return {output: copy()}
 
     return call
 
