@@ -131,7 +131,10 @@ def test_engines_that_crash_or_refuse_are_recorded_with_their_last_words(search:
 
 
 def test_one_that_crashes_in_a_later_round_is_refused_and_the_rest_goes_on(search: Search) -> None:
-    built = search(FaultyEngine({"delay_us": 900}, {"delay_us": 300, "fault": "segfault", "when": 200}))
+    # Enough time for the 200th call, also where each block is run twice because the machine is busy.
+    request = replace(QUICK, budget_s=8.0)
+    crashing = {"delay_us": 300, "fault": "segfault", "when": 200}
+    built = search(FaultyEngine({"delay_us": 900}, crashing), request=request)
     assert winner(built) == "delay_us=900"
     assert "SIGSEGV" in refusals(built.result)["delay_us=300 fault=segfault when=200"]
 

@@ -74,10 +74,9 @@ class Wire:
 
     async def _open(self, folder: Path) -> None:
         limits = Limits()
-        log = Log(sys.stderr)
-        self.service = Service(
-            limits, Meter(folder / "meter-0"), Sentinel(folder / "now"), self._nothing, Background(Log(sys.stderr))
-        )
+        log = self._log = Log(sys.stderr)
+        meter, sentinel = Meter(folder / "meter-0"), Sentinel(folder / "now")
+        self.service = Service(limits, meter, sentinel, self._nothing, Background(log))
         repository = Repository(self.service, log, folder)
         hosts = HostRule([parse("127.0.0.1:0")])
         rest = Rest(self.service, repository, Access(), hosts, log, tracer(None))
@@ -114,6 +113,7 @@ class Wire:
         self._thread.join(10)
         self._loop.close()
         self._socket.close()
+        self._log.close()
 
 
 @pytest.fixture(scope="module")

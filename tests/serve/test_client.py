@@ -371,8 +371,8 @@ def test_a_bundle_without_a_certificate_is_certified_on_the_spot_or_refused(unce
         assert reply.status == 200 and reply.json["predictions"] == ROWS.tolist()
         assert '"certifying"' in server.log()
     with Server(f"raw={uncertified}", "--certify", "0s", "--workers", "1", command=TILTH, ready=False) as server:
-        until(lambda: server.index("raw")["state"] == "UNAVAILABLE", server)
-        assert "certif" in server.index("raw")["reason"]
+        until(lambda: "certif" in server.index("raw")["reason"], server)
+        assert server.index("raw")["state"] == "UNAVAILABLE"
         assert server.post("/v1/models/raw:predict", ROWS.tolist()).status == 503
 
 
