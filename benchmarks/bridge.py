@@ -155,23 +155,13 @@ def side_by_side(
         patient = time.monotonic() + options.patience
         for cycle in range(options.cycles):
             for name in names[cycle % len(names) :] + names[: cycle % len(names)]:
-                taken, clear = clear_block(contenders[name], options.block, cores, patient)
+                taken, clear = cores.with_all(lambda at=contenders[name]: at.block(options.block), patient)
                 blocks[name].append(taken)
                 row.blocks, row.clear_blocks = row.blocks + 1, row.clear_blocks + clear
     finally:
         for contender in contenders.values():
             contender.close()
     fill(row, blocks)
-
-
-def clear_block(contender: Contender, seconds: float, cores: Cores, patient: float) -> tuple[float, bool]:
-    """Return the median call of a block in milliseconds, and whether the machine gave all cores before and after it."""
-    while True:
-        before = cores.wait(patient)
-        taken = contender.block(seconds)
-        clear = before and cores.are_clear()
-        if clear or time.monotonic() > patient:
-            return taken, clear
 
 
 def fill(row: Row, blocks: dict[str, list[float]]) -> None:

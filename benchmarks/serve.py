@@ -27,7 +27,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import grpc
 import numpy as np
@@ -38,7 +37,7 @@ from bridge import Contender, machine, quartiles, tilth, write_section
 from peers import oip
 from serve_peers import H2load, Load, Peer, Server, Unavailable, Wrk
 
-from tilth.bridge.measure.cores import Cores
+from tilth.bridge.measure.cores import Cores, Seen
 
 WORKERS = 2
 CONNECTIONS = 32
@@ -58,9 +57,6 @@ JSON_BARS: tuple[tuple[Peer, float | None], ...] = (
     (processes.RAY_HAPROXY, None),
     (processes.GRANIAN, 0.8),
 )
-
-
-Seen = TypeVar("Seen")
 
 
 @dataclass
@@ -166,14 +162,9 @@ class Bench:
 
     def with_all_cores(self, run: Callable[[], Seen]) -> Seen:
         """Return what `run` does; once more when the machine did not give all cores before and after, while it may."""
-        patient = time.monotonic() + self.options.patience
-        while True:
-            before = self._cores.wait(patient)
-            seen = run()
-            clear = before and self._cores.are_clear()
-            if clear or time.monotonic() > patient:
-                self.blocks, self.clear_blocks = self.blocks + 1, self.clear_blocks + clear
-                return seen
+        seen, clear = self._cores.with_all(run, time.monotonic() + self.options.patience)
+        self.blocks, self.clear_blocks = self.blocks + 1, self.clear_blocks + clear
+        return seen
 
     def turns(self, blocks: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
         """Run every block once per round, each round from another start, and return what they gave."""

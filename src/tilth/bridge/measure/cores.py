@@ -10,7 +10,9 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from queue import SimpleQueue
+from typing import TypeVar
 
 #: Below this share of the best the cores are not all ours.
 _CLEAR = 0.85
@@ -21,6 +23,7 @@ _MOST_THREADS = 8
 #: A digest of so much takes about a millisecond, and keeps most of a core busy while Python's lock is free.
 _WORK = bytes(1 << 19)
 _TRIES = 3
+Seen = TypeVar("Seen")
 
 
 class Cores:
@@ -54,6 +57,18 @@ class Cores:
                 return False
             time.sleep(0.01)
         return True
+
+    def with_all(self, run: Callable[[], Seen], patient: float) -> tuple[Seen, bool]:
+        """Return what `run` returned, and whether they were clear before and after it.
+
+        Where they were not it is run again, until `patient` of `time.monotonic` is past.
+        """
+        while True:
+            before = self.wait(patient)
+            seen = run()
+            clear = before and self.are_clear()
+            if clear or time.monotonic() > patient:
+                return seen, clear
 
     def _share(self) -> float:
         """Return the time of one that works alone over that of the slowest when all work, at most 1."""

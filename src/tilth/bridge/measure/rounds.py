@@ -96,10 +96,10 @@ def _block(
 ) -> tuple[list[int], bool]:
     """Return the calls of a block, and whether the machine gave all of its cores before and after it."""
     worker, call_s = arena.ready(contender, beside), arena.limits.call_s
-    while True:
-        before = arena.cores.wait(patient)
+
+    def calls() -> list[int]:
         reply = worker.call("time", call_s + seconds, inputs=str(inputs), seconds=seconds, most=_MOST_CALLS)
-        clear = before and arena.cores.are_clear()
-        if clear or time.monotonic() > patient:
-            calls: list[int] = reply["ns"]
-            return calls, clear
+        taken: list[int] = reply["ns"]
+        return taken
+
+    return arena.cores.with_all(calls, patient)
