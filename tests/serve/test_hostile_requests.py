@@ -105,10 +105,10 @@ def test_a_hundred_thousand_tiny_chunks_are_cut_off(server: Server) -> None:
 def test_a_body_that_trickles_in_is_given_up(server: Server) -> None:
     with raw(server, SOON_S) as connection:
         connection.sendall(head(Content_Length="100") + b"{")
-        assert received(connection)[:12] in (b"", b"HTTP/1.1 504")
+        assert received(connection)[:12] == b"HTTP/1.1 408"
     with raw(server, SOON_S) as connection:
         connection.sendall(head(Transfer_Encoding="chunked") + b"1\r\n{\r\n")
-        assert b" 504 " in received(connection)[:20]
+        assert b" 408 " in received(connection)[:20]
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nothing(server: Server) -> None:
@@ -148,7 +148,7 @@ def test_a_length_beside_chunks_smuggles_no_second_request(server: Server) -> No
 )
 def test_a_chunk_size_that_cannot_be_is_refused(server: Server, chunk: bytes) -> None:
     status, _ = exchange(server, head(Transfer_Encoding="chunked") + chunk)
-    assert status == 0 or 400 <= status < 500 or status == 504
+    assert status == 0 or 400 <= status < 500
 
 
 # -- packing

@@ -1,66 +1,108 @@
-"""The two doors of a worker: HTTP by granian on a socket that all workers share, gRPC on a port that they share."""
+"""The two doors of a worker: HTTP on a socket of its own, gRPC on a port that all workers share."""
 
 import asyncio
-import contextlib
+import socket
+import ssl
+import time
 from pathlib import Path
 from typing import Any
 
 from tilth.core.errors import UnavailableError
+from tilth.serve.http1 import App, Connection, Room
 from tilth.serve.limits import Limits
-from tilth.serve.rest import Rest
 from tilth.serve.rpc import Rpc, options
 
-_BACKLOG = 1024
+#: Connections that are taken before those that are there have their turn.
+_TURN = 16
 Tls = tuple[str, str] | None
 
 
 class HttpDoor:
-    """Takes HTTP/1.1 from a listening socket."""
+    """Takes HTTP/1.1 from a listening socket, which `close` closes. Somebody calls `sweep` every now and then."""
 
-    def __init__(self, rest: Rest, fd: int, limits: Limits, tls: Tls) -> None:
-        self._rest, self._fd, self._limits, self._tls = rest, fd, limits, tls
-        self._server: Any = None
-        self._task: asyncio.Task[None] | None = None
+    def __init__(self, app: App, fd: int, limits: Limits, tls: Tls) -> None:
+        self._limits, self._tls = limits, tls
+        self._room = Room(app, limits)
+        self._socket = socket.socket(fileno=fd)
+        self._context: ssl.SSLContext | None = None
+        self._beginning: set[asyncio.Task[None]] = set()
+        self._listening = self._closed = False
 
     async def open(self) -> None:
-        """Begin to accept connections."""
-        from granian.constants import HTTPModes, Interfaces
-        from granian.http import HTTP1Settings
-        from granian.net import SocketHolder
-        from granian.server.embed import Server
+        """Begin to accept connections.
 
-        holder = SocketHolder(self._fd, False, _BACKLOG)
+        Raises:
+            OSError: the certificate cannot be read.
+        """
+        if self._tls is not None:
+            self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+            self._context.set_alpn_protocols(["http/1.1"])
+            self._context.load_cert_chain(*self._tls)
+        self._socket.setblocking(False)
+        self.sweep()
 
-        class Shared(Server):  # type: ignore[misc]  # granian's classes have no types here
-            def _init_shared_socket(self) -> None:
-                # Bound and listening already, by the supervisor, for all workers.
-                self._shd, self._ssp = holder, None
-
-        cert, key = self._tls or (None, None)
-        self._server = Shared(
-            self._rest,
-            interface=Interfaces.RSGI,
-            http=HTTPModes.http1,
-            websockets=False,
-            backpressure=self._limits.connections,
-            http1_settings=HTTP1Settings(
-                header_read_timeout=int(self._limits.header_s * 1e3),
-                max_buffer_size=max(8192, self._limits.header_bytes),
-            ),
-            log_enabled=False,
-            ssl_cert=Path(cert) if cert else None,
-            ssl_key=Path(key) if key else None,
-        )
-        self._task = asyncio.get_running_loop().create_task(self._server.serve())
-        await asyncio.sleep(0)
+    def sweep(self) -> None:
+        """End what took too long, and take new connections again when there is room for them."""
+        self._room.tick(time.monotonic())
+        if not self._listening and not self._closed and self._has_room():
+            self._listening = True
+            asyncio.get_running_loop().add_reader(self._socket.fileno(), self._accept)
 
     async def close(self, grace_s: float) -> None:
         """Take no more connections, and let requests in progress finish for at most `grace_s` seconds."""
-        if self._task is None:
-            return
-        self._server.stop()
-        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-            await asyncio.wait_for(self._task, grace_s)
+        self._closed, self._room.draining = True, True
+        self._deafen()
+        self._socket.close()
+        for connection in list(self._room.connections):
+            connection.drain()
+        until = time.monotonic() + grace_s
+        while self._room.connections and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        for task in self._beginning:
+            task.cancel()
+        for connection in list(self._room.connections):
+            connection.evict()
+
+    def _has_room(self) -> bool:
+        return len(self._room.connections) < self._limits.connections
+
+    def _accept(self) -> None:
+        for _ in range(_TURN):
+            if not self._has_room() and not self._room.waiting:
+                self._deafen()
+                return
+            try:
+                taken, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionError):
+                return
+            except OSError:
+                # No descriptors or no memory are left; those that wait in the queue are asked for again by `sweep`.
+                self._deafen()
+                return
+            if not self._has_room():
+                next(iter(self._room.waiting)).evict()
+            taken.setblocking(False)
+            made = Connection(self._room)
+            self._room.connections.add(made)
+            task = asyncio.get_running_loop().create_task(self._begin(taken, made))
+            self._beginning.add(task)
+            task.add_done_callback(self._beginning.discard)
+
+    def _deafen(self) -> None:
+        if self._listening:
+            self._listening = False
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+
+    async def _begin(self, taken: socket.socket, made: Connection) -> None:
+        limit = self._limits.header_s
+        within = {"ssl_handshake_timeout": limit, "ssl_shutdown_timeout": limit} if self._context else {}
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: made, taken, ssl=self._context, **within)
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            # A client that leaves, or speaks no TLS, is its own affair.
+            self._room.connections.discard(made)
+            taken.close()
 
 
 class GrpcDoor:

@@ -7,6 +7,14 @@ class TooLargeError(InvalidError):
     """A request is beyond a limit of this server; send less, or raise the limit."""
 
 
+class HeadersTooLargeError(TooLargeError):
+    """What stands before the body is beyond a limit of this server."""
+
+
+class SlowError(InvalidError):
+    """The client took longer to send its request than this server waits."""
+
+
 class OverloadedError(UnavailableError):
     """More was asked than can be answered; ask again after `retry_after_s` seconds."""
 

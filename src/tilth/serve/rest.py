@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,43 +12,32 @@ from tilth.core.errors import InvalidError, MissingError, TilthError
 from tilth.ports.arrays import Array, Value
 from tilth.serve import rest_infer, rest_rows
 from tilth.serve.access import Access, UnauthenticatedError
-from tilth.serve.body import Bodies, packed
-from tilth.serve.failure import DeadlineError, OverloadedError
+from tilth.serve.body import packed, unpacked
+from tilth.serve.failure import OverloadedError
 from tilth.serve.host import HostRule
+from tilth.serve.http1 import Call, Reply
 from tilth.serve.logs import Log, request_id
 from tilth.serve.metadata import model_config, model_metadata
 from tilth.serve.openapi import document
 from tilth.serve.repository import Repository
-from tilth.serve.request import Request, timeout_s
+from tilth.serve.request import Answer, Request, timeout_s
 from tilth.serve.service import Service
 from tilth.serve.status import http_status
 from tilth.serve.traces import Context, child, header, parse
+from tilth.serve.unit import Unit
 
-Headers = list[tuple[str, str]]
-Reply = tuple[int, Headers, bytes]
-Handler = Callable[["Call", tuple[str, ...]], Awaitable[Reply]]
-_JSON: Headers = [("content-type", "application/json")]
-_TEXT: Headers = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
-_MOST_PATH = 2048
+Handler = Callable[[Call, tuple[str, ...]], Reply | Awaitable[Reply]]
+Route = tuple[Handler, str, tuple[str, ...]]
+_JSON = b"content-type: application/json\r\n"
+_TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
+_BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
+_AGAIN = _JSON + b"retry-after: 1\r\n"
 #: Scopes that a route may need; the empty one needs no credential.
 _OPEN, _INFER, _MANAGE, _METRICS = "", "infer", "manage", "metrics"
 
 
-#: Headers that say who asks, and for whom; two of one would let two readers see two requests.
-_SINGLE = ("host", "origin", "authorization", "content-length", rest_infer.JSON_LENGTH)
-
-
-@dataclass(slots=True)
-class Call:
-    """What a handler needs of one HTTP request: the method, the headers by lower-case name, and granian's protocol."""
-
-    method: str
-    headers: dict[str, str]
-    proto: Any
-
-
 class Rest:
-    """An RSGI application. `scopes` are the ones that this port offers; routes of others are not there."""
+    """The application behind an HTTP door. `scopes` are the ones that this port offers; others have no routes."""
 
     def __init__(
         self,
@@ -63,63 +51,97 @@ class Rest:
     ) -> None:
         self._service, self._repository, self._access = service, repository, access
         self._hosts, self._log, self._tracer, self._scopes = hosts, log, tracer, scopes
-        self.bodies = Bodies(service.limits)
-        self._memo: dict[tuple[str, str], tuple[Handler, str, tuple[str, ...]]] = {}
+        self._memo: dict[tuple[str, str], Route] = {}
 
-    async def __rsgi__(self, scope: Any, proto: Any) -> None:
-        """Answer one request; nothing that it holds can raise beyond this."""
-        # All at once: each look-up in granian's own would cross into Rust.
-        pairs = scope.headers.items()
-        headers, began = dict(pairs), time.perf_counter_ns()
-        context, given_id = None, ""
+    # -- every call
+
+    def admit(self, call: Call) -> Reply | None:
+        """Return a refusal when the host, the path or the credential of a request is not taken."""
+        call.began_ns = time.perf_counter_ns()
+        headers = call.headers
         try:
-            if len(headers) != len(pairs):
-                _check_single(pairs)
-            refusal = self._hosts.refusal(headers.get("host") or scope.authority, headers.get("origin"))
+            refusal = self._hosts.refusal(headers.get("host"), headers.get("origin"))
             if refusal:
                 raise _misdirected(refusal)
-            route = self._memo.get((scope.method, scope.path)) or self._route(scope.method, scope.path)
+            route = self._memo.get((call.method, call.target)) or self._route(call.method, call.target)
             if route[1] and not self._access.open:
                 self._access.check(headers.get("authorization"), route[1])
-            context = _context(headers)
-            status, head, body = await route[0](Call(scope.method, headers, proto), route[2])
-            error = ""
-        except TilthError as failure:
-            given_id = request_id(headers.get("x-request-id"))
-            status, head, body = _told(failure, given_id)
-            error = failure.what
-        except Exception as failure:  # a fault of ours: the client learns that, and the log the rest
-            given_id = request_id(headers.get("x-request-id"))
-            self._log.write("error", "fault", id=given_id, error=f"{type(failure).__name__}: {failure}"[:2000])
-            status, head, body, error = 500, _JSON, _problem("the server failed", "the log says why", given_id), "fault"
-        if body and (accepted := headers.get("accept-encoding")) and accepted != "identity":
+            call.route = route
+        except TilthError as error:
+            return self.refused(error, call)
+        except Exception as error:
+            return self._fault(error, call)
+        return None
+
+    def answer(self, call: Call) -> Reply | Awaitable[Reply]:
+        """Answer a request that was admitted, at once where nothing has to be waited for."""
+        headers = call.headers
+        try:
+            encoding = headers.get("content-encoding")
+            if encoding and encoding != "identity":
+                call.body = unpacked(call.body, encoding, self._service.limits.body_bytes)
+            handler, _, names = call.route
+            made = handler(call, names)
+        except TilthError as error:
+            return self.refused(error, call)
+        except Exception as error:
+            return self._fault(error, call)
+        if type(made) is not tuple:
+            return self._waited(call, made)
+        bare = "accept-encoding" not in headers and "traceparent" not in headers and not self._log.access
+        return made if bare else self._finished(call, made)
+
+    async def _waited(self, call: Call, made: Awaitable[Reply]) -> Reply:
+        try:
+            reply = await made
+        except TilthError as error:
+            return self.refused(error, call)
+        except Exception as error:
+            return self._fault(error, call)
+        return self._finished(call, reply)
+
+    def refused(self, error: TilthError, call: Call | None) -> Reply:
+        """Return the answer that an error is told by."""
+        given_id = request_id(call.headers.get("x-request-id") if call is not None else None)
+        return self._finished(call, _told(error, given_id), error.what, given_id)
+
+    def _fault(self, error: Exception, call: Call) -> Reply:
+        """Answer a fault of ours: the client learns that it was one, and the log the rest."""
+        given_id = request_id(call.headers.get("x-request-id"))
+        self._log.write("error", "fault", id=given_id, error=f"{type(error).__name__}: {error}"[:2000])
+        reply = 500, _JSON, _problem("the server failed", "the log says why", given_id)
+        return self._finished(call, reply, "fault", given_id)
+
+    def _finished(self, call: Call | None, reply: Reply, error: str = "", given_id: str = "") -> Reply:
+        """Pack the answer, and leave a span and a line in the log, where they are wanted."""
+        if call is None:
+            self._log.request(given_id, "", "", "", reply[0], 0.0, 0, len(reply[2]), "", error)
+            return reply
+        status, lines, body = reply
+        accepted = call.headers.get("accept-encoding")
+        if body and accepted and accepted != "identity":
             body, encoding = packed(body, accepted)
             if encoding:
-                head = [*head, ("content-encoding", encoding)]
+                lines += _line("content-encoding", encoding)
+        context = _context(call.headers)
         if context is not None:
-            head = [*head, ("traceparent", header(context))]
-            took_ns, now_ns = time.perf_counter_ns() - began, time.time_ns()
-            self._tracer.span(f"{scope.method} {scope.path}", context, {}, now_ns - took_ns, now_ns, error)
+            lines += _line("traceparent", header(context))
+            took_ns, now_ns = time.perf_counter_ns() - call.began_ns, time.time_ns()
+            self._tracer.span(f"{call.method} {call.target}", context, {}, now_ns - took_ns, now_ns, error)
         if error or self._log.access:
-            self._note(scope, given_id, status, began, len(body), error)
-        proto.response_bytes(status, head, body)
+            self._note(call, given_id, status, len(body), error)
+        return status, lines, body
 
-    def _note(self, scope: Any, given_id: str, status: int, began: int, size: int, error: str) -> None:
-        names = self._memo[scope.method, scope.path][2] if (scope.method, scope.path) in self._memo else ()
-        model, version = (*names, "", "")[:2]
-        headers = scope.headers
-        given_id = given_id or request_id(headers.get("x-request-id"))
-        length = headers.get("content-length") or "0"
-        taken = int(length) if length.isdecimal() and len(length) < 16 else 0
-        ms = (time.perf_counter_ns() - began) / 1e6
-        call = f"{scope.method} {scope.path}"[:200]
-        self._log.request(given_id, call, model, version, status, ms, taken, size, scope.client, error)
+    def _note(self, call: Call, given_id: str, status: int, size: int, error: str) -> None:
+        model, version = (*(call.route[2] if call.route else ()), "", "")[:2]
+        given_id = given_id or request_id(call.headers.get("x-request-id"))
+        ms = (time.perf_counter_ns() - call.began_ns) / 1e6
+        told = f"{call.method} {call.target}"[:200]
+        self._log.request(given_id, told, model, version, status, ms, len(call.body), size, call.client, error)
 
     # -- routes
 
-    def _route(self, method: str, path: str) -> tuple[Handler, str, tuple[str, ...]]:
-        if len(path) > _MOST_PATH:
-            raise InvalidError("the path is too long", why=f"at most {_MOST_PATH} characters are read")
+    def _route(self, method: str, path: str) -> Route:
         parts = tuple(path.split("/")[1:])
         found = self._matched(parts)
         if found is None or (found[0][1] and found[0][1] not in self._scopes):
@@ -187,85 +209,84 @@ class Rest:
 
     # -- inference
 
-    async def _infer(self, call: Call, names: tuple[str, ...]) -> Reply:
+    def _infer(self, call: Call, names: tuple[str, ...]) -> Reply | Awaitable[Reply]:
         headers = call.headers
-        body = await self.bodies.read(call.headers, call.proto)
         unit = self._service.unit(*names)
-        document, inputs = rest_infer.parse(body, headers.get(rest_infer.JSON_LENGTH), self._service.limits)
+        document, inputs = rest_infer.parse(call.body, headers.get(rest_infer.JSON_LENGTH), self._service.limits)
         request = rest_infer.request_of(names[0], names[1], document, inputs)
-        default, asked = rest_infer.forms(document)
+        form = rest_infer.forms(document)
         request.until = _until(headers.get("timeout"), request)
         if not unit.plain:
             request.inputs = grouped(request.inputs)  # type: ignore[assignment]
-        answer = await self._service.infer(request, unit)
-        outputs: Any = answer.outputs if unit.plain else arrays_of(answer.outputs)
-        made, json_size = rest_infer.render(answer.model, answer.version, answer.id, outputs, default, asked)
-        if not json_size:
-            return 200, _JSON, made
-        head = [("content-type", "application/octet-stream"), (rest_infer.JSON_LENGTH, str(json_size))]
-        return 200, head, made
+        if unit.model is None:
+            return self._later(request, unit, form)
+        return _rendered(self._service.infer_now(request, unit, unit.model), unit, form)
 
-    async def _predict(self, call: Call, names: tuple[str, ...]) -> Reply:
-        body = await self.bodies.read(call.headers, call.proto)
+    async def _later(self, request: Request, unit: Unit, form: rest_infer.Forms) -> Reply:
+        return _rendered(await self._service.infer(request, unit), unit, form)
+
+    def _predict(self, call: Call, names: tuple[str, ...]) -> Reply | Awaitable[Reply]:
         try:
-            given = orjson.loads(body)
+            given = orjson.loads(call.body)
         except orjson.JSONDecodeError as error:
             raise InvalidError("the body is not JSON", why=str(error)[:200]) from None
         unit = self._service.unit(*names)
-        signature = unit.facts.signature
-        inputs = rest_rows.inputs_of(given, signature)
+        inputs = rest_rows.inputs_of(given, unit.facts.signature)
         request = Request(names[0], inputs, unit.version if names[1] else "")
         request.until = _until(call.headers.get("timeout"), request)
-        answer = await self._service.infer(request, unit)
-        told = {"predictions": rest_rows.predictions(answer.outputs, signature), "model_version": answer.version}
-        return 200, _JSON, orjson.dumps(told)
+        if unit.model is None:
+            return self._predict_later(request, unit)
+        return _predictions(self._service.infer_now(request, unit, unit.model), unit)
+
+    async def _predict_later(self, request: Request, unit: Unit) -> Reply:
+        return _predictions(await self._service.infer(request, unit), unit)
 
     # -- what there is
 
-    async def _live(self, call: Call, names: tuple[str, ...]) -> Reply:
+    def _live(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _JSON, b'{"live":true}'
 
-    async def _ready(self, call: Call, names: tuple[str, ...]) -> Reply:
+    def _ready(self, call: Call, names: tuple[str, ...]) -> Reply:
         if self._service.is_ready():
             return 200, _JSON, b'{"ready":true}'
         told = {name: served.reasons for name, served in self._service.models.items() if served.reasons}
-        return 503, [*_JSON, ("retry-after", "1")], orjson.dumps({"ready": False, "reasons": told})
+        return 503, _AGAIN, orjson.dumps({"ready": False, "reasons": told})
 
-    async def _server(self, call: Call, names: tuple[str, ...]) -> Reply:
+    def _server(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _JSON, orjson.dumps(self._service.metadata())
 
-    async def _model(self, call: Call, names: tuple[str, ...]) -> Reply:
+    def _model(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _JSON, orjson.dumps(model_metadata(self._service, *names))
 
-    async def _model_ready(self, call: Call, names: tuple[str, ...]) -> Reply:
+    def _model_ready(self, call: Call, names: tuple[str, ...]) -> Reply:
         served = self._service.served(names[0])
         if self._service.is_model_ready(*names):
             return 200, _JSON, orjson.dumps({"name": names[0], "ready": True})
         if names[1] and names[1] not in served.reasons:
             self._service.unit(*names)
         told = {"name": names[0], "ready": False, "reasons": served.reasons}
-        return 503, [*_JSON, ("retry-after", "1")], orjson.dumps(told)
+        return 503, _AGAIN, orjson.dumps(told)
 
-    async def _config(self, call: Call, names: tuple[str, ...]) -> Reply:
+    def _config(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _JSON, orjson.dumps(model_config(self._service, *names))
 
-    async def _stats(self, call: Call, names: tuple[str, ...]) -> Reply:
+    def _stats(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _JSON, orjson.dumps(self._repository.statistics(*names))
 
-    async def _metrics(self, call: Call, names: tuple[str, ...]) -> Reply:
+    def _metrics(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _TEXT, self._repository.prometheus().encode()
 
-    async def _openapi(self, call: Call, names: tuple[str, ...]) -> Reply:
+    def _openapi(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _JSON, document(self._scopes, sorted(self._service.models) if self._access.open else ())
 
     # -- the repository and settings
 
-    async def _index(self, call: Call, names: tuple[str, ...]) -> Reply:
-        asked = await self._object(call) if call.method == "POST" else {}
+    def _index(self, call: Call, names: tuple[str, ...]) -> Reply:
+        asked = _object(call) if call.method == "POST" else {}
         return 200, _JSON, orjson.dumps(self._repository.index(asked.get("ready") is True))
 
     async def _load(self, call: Call, names: tuple[str, ...]) -> Reply:
-        asked = await self._object(call)
+        asked = _object(call)
         parameters = asked.get("parameters") or {}
         if type(parameters) is not dict:
             raise InvalidError("`parameters` is not an object", hint='send {"parameters": {"config": "..."}}')
@@ -273,28 +294,39 @@ class Rest:
         return 200, _JSON, b"{}"
 
     async def _unload(self, call: Call, names: tuple[str, ...]) -> Reply:
-        await self._object(call)
+        _object(call)
         await self._repository.unload(names[0])
         return 200, _JSON, b"{}"
 
     async def _logging(self, call: Call, names: tuple[str, ...]) -> Reply:
-        asked = await self._object(call) if call.method == "POST" else {}
+        asked = _object(call) if call.method == "POST" else {}
         return 200, _JSON, orjson.dumps(await self._repository.logging(asked))
 
-    async def _tracing(self, call: Call, names: tuple[str, ...]) -> Reply:
-        asked = await self._object(call) if call.method == "POST" else {}
+    def _tracing(self, call: Call, names: tuple[str, ...]) -> Reply:
+        asked = _object(call) if call.method == "POST" else {}
         return 200, _JSON, orjson.dumps(self._repository.tracing(asked))
 
-    async def _shared_memory(self, call: Call, names: tuple[str, ...]) -> Reply:
+    def _shared_memory(self, call: Call, names: tuple[str, ...]) -> Reply:
         if names[-1] == "status":
             return 200, _JSON, b"[]"
         if names[-1] == "unregister":
             return 200, _JSON, b"{}"
         raise rest_infer.no_shared_memory()
 
-    async def _object(self, call: Call) -> dict[str, Any]:
-        body = await self.bodies.read(call.headers, call.proto)
-        return rest_infer.loads(body) if body else {}
+
+def _object(call: Call) -> dict[str, Any]:
+    return rest_infer.loads(call.body) if call.body else {}
+
+
+def _rendered(answer: Answer, unit: Unit, form: rest_infer.Forms) -> Reply:
+    outputs: Any = answer.outputs if unit.plain else arrays_of(answer.outputs)
+    made, json_size = rest_infer.render(answer.model, answer.version, answer.id, outputs, *form)
+    return (200, _BINARY % json_size, made) if json_size else (200, _JSON, made)
+
+
+def _predictions(answer: Answer, unit: Unit) -> Reply:
+    rows = rest_rows.predictions(answer.outputs, unit.facts.signature)
+    return 200, _JSON, orjson.dumps({"predictions": rows, "model_version": answer.version})
 
 
 def arrays_of(outputs: Mapping[str, Value]) -> dict[str, Array]:
@@ -305,15 +337,8 @@ def arrays_of(outputs: Mapping[str, Value]) -> dict[str, Array]:
     return outputs  # type: ignore[return-value]
 
 
-def _check_single(pairs: list[tuple[str, str]]) -> None:
-    names = [name for name, _ in pairs]
-    for name in _SINGLE:
-        if names.count(name) > 1:
-            raise InvalidError(f"the header `{name}` is there twice", hint="send it once")
-
-
 def _name(part: str) -> str:
-    # granian has decoded the path; what is left of an escape after that is a name that nobody has.
+    # The path is decoded; what is left of an escape after that is a name that nobody has.
     return part
 
 
@@ -343,27 +368,30 @@ def _seconds(text: str) -> float:
     return seconds or 1e-9
 
 
-def _context(headers: Any) -> Context | None:
+def _context(headers: Mapping[str, str]) -> Context | None:
     given = headers.get("traceparent")
     context = parse(given) if given else None
     return None if context is None else child(context)
 
 
 def _told(error: TilthError, given_id: str) -> Reply:
-    head = [*_JSON, ("x-request-id", given_id)]
+    lines = _JSON + _line("x-request-id", given_id)
     status = http_status(error)
     if isinstance(error, OverloadedError):
-        head.append(("retry-after", str(error.retry_after_s)))
+        lines += _line("retry-after", str(error.retry_after_s))
     elif status == 503:
-        head.append(("retry-after", "1"))
+        lines += _line("retry-after", "1")
     elif isinstance(error, UnauthenticatedError):
-        head.append(("www-authenticate", "Bearer"))
+        lines += _line("www-authenticate", "Bearer")
     elif isinstance(error, NotAllowedError):
         status = 405
-        head.append(("allow", ", ".join(error.methods)))
-    elif isinstance(error, DeadlineError):
-        head.append(("connection", "close"))
-    return status, head, _problem(str(error), "", given_id, error)
+        lines += _line("allow", ", ".join(error.methods))
+    return status, lines, _problem(str(error), "", given_id, error)
+
+
+def _line(name: str, value: str) -> bytes:
+    """Return a header line; none of the values is a client's own words."""
+    return f"{name}: {value}\r\n".encode("ascii")
 
 
 def _problem(text: str, why: str, given_id: str, error: TilthError | None = None) -> bytes:

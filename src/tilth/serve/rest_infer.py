@@ -19,10 +19,12 @@ from tilth.serve.request import Request, checked_shape
 
 #: How an output is wanted: as binary data, and of how many classes (0 for the tensor itself).
 Form = tuple[bool, int]
+#: Whether outputs are binary by default, and the forms of those that were named.
+Forms = tuple[bool, Mapping[str, Form]]
 JSON_LENGTH = "inference-header-content-length"
 
 
-def parse(body: bytes, json_length: str | None, limits: Limits) -> tuple[dict[str, Any], dict[str, Array]]:
+def parse(body: bytes | bytearray, json_length: str | None, limits: Limits) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return the JSON object of a request and its inputs.
 
     Raises:
@@ -57,7 +59,7 @@ def parse(body: bytes, json_length: str | None, limits: Limits) -> tuple[dict[st
     return document, inputs
 
 
-def loads(body: bytes | memoryview) -> dict[str, Any]:
+def loads(body: bytes | bytearray) -> dict[str, Any]:
     """Return the JSON object in `body`.
 
     Raises:
@@ -72,7 +74,7 @@ def loads(body: bytes | memoryview) -> dict[str, Any]:
     return document
 
 
-def _split(body: bytes, json_length: str) -> tuple[bytes, memoryview]:
+def _split(body: bytes | bytearray, json_length: str) -> tuple[bytes | bytearray, memoryview]:
     if not json_length.isdecimal() or len(json_length) > 15 or int(json_length) > len(body):
         raise InvalidError(
             f"`{JSON_LENGTH}` is {json_length[:40]!r}",
@@ -133,7 +135,7 @@ def request_of(model: str, version: str, document: Mapping[str, Any], inputs: di
     return Request(model, inputs, version, given_id[:256], outputs, parameters)
 
 
-def forms(document: Mapping[str, Any]) -> tuple[bool, dict[str, Form]]:
+def forms(document: Mapping[str, Any]) -> Forms:
     """Return whether outputs are binary by default, and the form of each that was named.
 
     Raises:

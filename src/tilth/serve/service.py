@@ -18,7 +18,7 @@ from tilth.serve.request import Answer, Request
 from tilth.serve.sentinel import Sentinel
 from tilth.serve.status import reason
 from tilth.serve.traffic import Policy, Splitter
-from tilth.serve.unit import Result, Unit, late
+from tilth.serve.unit import Unit, late
 
 #: Asks the supervisor to do something with the repository and returns its answer.
 Ask = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
@@ -111,16 +111,13 @@ class Service:
         Raises:
             TilthError: it cannot be answered; the class says whose move it is.
         """
+        if unit.model is not None:
+            return self.infer_now(request, unit, unit.model)
         meter, slot, began = self._meter, unit.slot, time.perf_counter_ns()
-        waits = unit.model is None
-        if waits:
-            meter.begin(slot)
+        meter.begin(slot)
         try:
             wanted = self._begun(request, unit)
-            if unit.model is None:
-                outputs, queue_ns, compute_ns, batch = await unit.call(request.inputs, request.until)
-            else:
-                outputs, queue_ns, compute_ns, batch = self._inline(unit.model, slot, request)
+            outputs, queue_ns, compute_ns, batch = await unit.call(request.inputs, request.until)
         except TilthError as error:
             meter.failed(slot, reason(error), time.perf_counter_ns() - began)
             raise
@@ -128,11 +125,33 @@ class Service:
             meter.failed(slot, "cancelled")
             raise
         finally:
-            if waits:
-                meter.end(slot)
-        meter.done(slot, _rows(outputs), queue_ns, compute_ns, time.perf_counter_ns() - began)
+            meter.end(slot)
         if batch:
             meter.executed(slot, batch, compute_ns)
+        meter.done(slot, _rows(outputs), queue_ns, compute_ns, time.perf_counter_ns() - began)
+        return self._answer(request, unit, outputs, wanted)
+
+    def infer_now(self, request: Request, unit: Unit, model: Model) -> Answer:
+        """Run one request on a unit whose `model` runs on the event loop, at once.
+
+        Raises:
+            TilthError: it cannot be answered; the class says whose move it is.
+        """
+        meter, slot, sentinel, began = self._meter, unit.slot, self._sentinel, time.perf_counter_ns()
+        try:
+            wanted = self._begun(request, unit)
+            sentinel.enter(slot)
+            try:
+                outputs = model.run(request.inputs)
+            finally:
+                sentinel.leave()
+        except TilthError as error:
+            meter.failed(slot, reason(error), time.perf_counter_ns() - began)
+            raise
+        meter.done_now(slot, _rows(outputs), time.perf_counter_ns() - began)
+        return self._answer(request, unit, outputs, wanted)
+
+    def _answer(self, request: Request, unit: Unit, outputs: dict[str, Value], wanted: tuple[str, ...]) -> Answer:
         if self.seen is not None:
             self.seen(request, unit, outputs)
         if wanted:
@@ -147,15 +166,6 @@ class Service:
         if not request.version and (shadows := self.models[request.model].splitter.shadows):
             self._shadow(shadows, request)
         return wanted
-
-    def _inline(self, model: Model, slot: int, request: Request) -> Result:
-        began = time.perf_counter_ns()
-        self._sentinel.enter(slot)
-        try:
-            outputs = model.run(request.inputs)
-        finally:
-            self._sentinel.leave()
-        return outputs, 0, time.perf_counter_ns() - began, _rows(outputs)
 
     def _shadow(self, shadows: list[tuple[str, float]], request: Request) -> None:
         """Show the request to shadow versions, too; nobody waits for what they say."""

@@ -11,7 +11,7 @@ from tilth.core.errors import (
     UntrustedError,
 )
 from tilth.serve.access import ForbiddenError, UnauthenticatedError
-from tilth.serve.failure import DeadlineError, OverloadedError, TooLargeError
+from tilth.serve.failure import DeadlineError, HeadersTooLargeError, OverloadedError, SlowError, TooLargeError
 
 #: HTTP status (RFC 9110) and the name of the gRPC status; the most specific class first.
 TABLE: tuple[tuple[type[TilthError], int, str], ...] = (
@@ -19,7 +19,9 @@ TABLE: tuple[tuple[type[TilthError], int, str], ...] = (
     (ForbiddenError, 403, "PERMISSION_DENIED"),
     (UntrustedError, 403, "PERMISSION_DENIED"),
     (RefusedError, 422, "FAILED_PRECONDITION"),
+    (HeadersTooLargeError, 431, "RESOURCE_EXHAUSTED"),
     (TooLargeError, 413, "RESOURCE_EXHAUSTED"),
+    (SlowError, 408, "DEADLINE_EXCEEDED"),
     (InvalidError, 400, "INVALID_ARGUMENT"),
     # 422 rather than 501: nothing is wrong with the server, and a client must not retry.
     (UnsupportedError, 422, "UNIMPLEMENTED"),

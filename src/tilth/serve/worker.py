@@ -81,7 +81,6 @@ class _Worker:
         self._may_open, self._ended = asyncio.Event(), asyncio.Event()
         self._retiring: dict[int, Unit] = {}
         self._doors: list[HttpDoor | GrpcDoor] = []
-        self._rests: list[Rest] = []
 
     async def run(self) -> None:
         """Open the doors, follow commands, and close when told to."""
@@ -121,7 +120,6 @@ class _Worker:
             doors.append((config["manage_fd"], frozenset(own)))
         for fd, scopes in doors:
             rest = Rest(*common, hosts, self._log, self._tracer, scopes)
-            self._rests.append(rest)
             self._doors.append(HttpDoor(rest, fd, limits, tls))
         if config["grpc"]:
             rpc = Rpc(*common, self._log, self._tracer, manage=not own)
@@ -194,8 +192,9 @@ class _Worker:
     async def _beat(self) -> None:
         while True:
             self._tell({"event": "beat"})
-            for rest in self._rests:
-                rest.bodies.sweep()
+            for door in self._doors:
+                if isinstance(door, HttpDoor):
+                    door.sweep()
             await asyncio.sleep(_BEAT_S)
 
     async def _bring(self, order: Mapping[str, Any]) -> None:
