@@ -11,7 +11,7 @@ _WBITS = {"gzip": 31, "deflate": 15}
 _WORTH_BYTES = 1024
 
 
-def unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytes:
+def unpacked(body: bytes | bytearray | memoryview, encoding: str, limit: int) -> bytes:
     """Return a body that came with this `Content-Encoding`, at most `limit` bytes.
 
     Raises:

@@ -1,10 +1,11 @@
 """Messages between a worker and a runner over a Unix socket: a header, JSON about tensors, and their bytes; pure.
 
-Both ends are Tilth's own processes on one machine, so that lengths are checked and names are not.
+Both ends are Tilth's own processes on one machine, so that lengths are checked and names are not. Large tensors may lie
+in memory that both have (`serve/arena.py`); the message says where.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from tilth.serve.datatypes import datatype_of, from_raw, to_raw
 
 #: Length of the JSON, length of the bytes, number of the call.
 HEADER = struct.Struct("<IQQ")
+#: What a worker sends first, with the descriptor of its arena.
+HELLO = b"tilth"
 #: Engines read faster, and some only, from addresses that are multiples of this.
 _ALIGNMENT = 64
 _CLASSES: Mapping[str, type[TilthError]] = {
@@ -28,8 +31,13 @@ _CLASSES: Mapping[str, type[TilthError]] = {
 }
 
 
-def pack(number: int, facts: Mapping[str, Any], values: Mapping[str, Value]) -> list[bytes]:
-    """Return a message as pieces to write one after the other."""
+def pack(
+    number: int, facts: Mapping[str, Any], values: Mapping[str, Value], put: Callable[[Array], int | None] | None = None
+) -> list[bytes]:
+    """Return a message as pieces to write one after the other.
+
+    `put` copies a tensor to where the other side reads it and returns the place, None when it must be in the message.
+    """
     tensors: list[Any] = []
     pieces: list[bytes] = []
     at = 0
@@ -37,10 +45,14 @@ def pack(number: int, facts: Mapping[str, Any], values: Mapping[str, Value]) -> 
         if value is None:
             continue
         many = isinstance(value, list | tuple)
-        told = []
+        told: list[Any] = []
         for array in map(np.asarray, value if many else [value]):
+            place = put(array) if put is not None else None
+            if place is not None:
+                told.append([datatype_of(array), array.shape, place, array.nbytes, True])
+                continue
             data = to_raw(array)
-            told.append([datatype_of(array), array.shape, at, len(data)])
+            told.append([datatype_of(array), array.shape, at, len(data), False])
             gap = -len(data) % _ALIGNMENT
             pieces += (data, bytes(gap)) if gap else (data,)
             at += len(data) + gap
@@ -51,18 +63,22 @@ def pack(number: int, facts: Mapping[str, Any], values: Mapping[str, Value]) -> 
     return [HEADER.pack(len(meta), at, number), meta, *pieces]
 
 
-def unpack(meta: bytes | memoryview, body: memoryview) -> tuple[dict[str, Any], dict[str, Value]]:
-    """Return a message's facts and values; numbers share the memory of `body`."""
+def unpack(
+    meta: bytes | memoryview, body: memoryview, shared: memoryview | None = None
+) -> tuple[dict[str, Any], dict[str, Value]]:
+    """Return a message's facts and values; numbers share the memory of `body`, and those in `shared` are copied."""
     facts = orjson.loads(meta)
     values: dict[str, Value] = {}
     for name, many, told in facts.pop("tensors"):
-        arrays = [_array(name, one, body) for one in told]
+        arrays = [_array(name, one, body, shared) for one in told]
         values[name] = arrays if many else arrays[0]
     return facts, values
 
 
-def _array(name: str, told: Sequence[Any], body: memoryview) -> Array:
-    datatype, shape, at, size = told
+def _array(name: str, told: Sequence[Any], body: memoryview, shared: memoryview | None) -> Array:
+    datatype, shape, at, size, lies_there = told
+    if lies_there and shared is not None:
+        return np.array(from_raw(name, datatype, shape, shared[at : at + size]))
     return np.asarray(from_raw(name, datatype, shape, body[at : at + size]))
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 import httptools
+import numpy as np
 
 from tilth.core.errors import InvalidError, TilthError
 from tilth.serve.body import too_large
@@ -37,6 +38,10 @@ _TURN = 16
 _LINGER_S = 2.0
 #: Up to here head and body are one piece to write.
 _JOINED_BYTES = 1 << 16
+_SCRATCH_BYTES = 1 << 16
+#: From here on the rest of a body is read to where it is used rather than parsed.
+_PLACED_BYTES = 1 << 14
+_ALIGNMENT = 64
 _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _LINES[499] = b"HTTP/1.1 499 Client Closed Request\r\n"
 _WAITING, _HEAD, _BODY, _DEAF = range(4)
@@ -50,7 +55,7 @@ class Call:
     target: str
     headers: dict[str, str]
     client: str
-    body: bytes | bytearray = b""
+    body: bytes | bytearray | memoryview = b""
     keep_alive: bool = True
     route: Any = None
     began_ns: int = 0
@@ -81,6 +86,8 @@ class Room:
     connections: set["Connection"] = field(default_factory=set)
     #: Those that are between two requests, the longest idle first.
     waiting: dict["Connection", None] = field(default_factory=dict)
+    #: What comes is read into this and parsed at once, but for large bodies.
+    scratch: memoryview = field(default_factory=lambda: memoryview(bytearray(_SCRATCH_BYTES)))
 
     def tick(self, now: float) -> None:
         """Renew the time, and end what took too long."""
@@ -90,7 +97,7 @@ class Room:
             connection.look(now)
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One connection to a `Room`."""
 
     def __init__(self, room: Room) -> None:
@@ -106,8 +113,10 @@ class Connection(asyncio.Protocol):
         self._call: Call | None = None
         self._refusal: Reply | None = None
         self._pieces = 0
-        #: How much of a body comes behind what llhttp, which has seen an offer to speak another protocol, takes for it.
-        self._left = 0
+        #: A large body of a known length, read into its place, and how much of it is there.
+        self._body: memoryview | None = None
+        self._filled = 0
+        self._upgrade = False
         #: Whole requests in order, those with an answer already among them.
         self._queue: deque[tuple[Call | None, Reply | None]] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -148,18 +157,28 @@ class Connection(asyncio.Protocol):
         self._full, self._write_until = False, 0.0
         self._advance()
 
-    def data_received(self, data: bytes) -> None:
-        """Take what comes, and answer the requests that are whole."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to read what comes next."""
+        return self._room.scratch if self._body is None else self._body[self._filled :]
+
+    def buffer_updated(self, count: int) -> None:
+        """Take what has come, and answer the requests that are whole."""
         if self._state is _DEAF:
             return
+        if self._body is None:
+            self._feed(self._room.scratch[:count])
+        else:
+            self._filled += count
+            if self._filled == len(self._body):
+                self._complete()
+        self._advance()
+
+    def _feed(self, data: memoryview) -> None:
+        rest = data[:0]
         try:
-            if self._left:
-                self._on_left(data)
-            else:
-                self._parser.feed_data(data)
+            self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # Answered like any other request, and after it the client speaks something else.
-            self._on_left(data[upgrade.args[0] :])
+            rest = data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, TilthError) else _unsound(str(error)))
@@ -167,10 +186,44 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > 2 * self._limits.header_bytes:
                 self._refuse(_headers_too_large(self._limits.header_bytes))
-        elif self._refusal is not None and self._state is _BODY:
+        elif self._state is _BODY and self._refusal is not None:
             # The rest of its body is not read.
             self._end_with(self._call, self._refusal)
-        self._advance()
+        elif self._state is _BODY and self._call is not None:
+            self._make_place(self._call, rest)
+        elif self._upgrade:
+            # Answered like any other request; after it the client speaks something else.
+            self._state = _DEAF
+
+    def _make_place(self, call: Call, rest: memoryview) -> None:
+        """Read what is left of a large body, or of one that llhttp leaves alone, straight to where it is used."""
+        size = int(call.headers.get("content-length", 0))
+        left = size - len(call.body)
+        if left < _PLACED_BYTES and not self._upgrade:
+            return
+        # Only what is written takes memory. Tensors behind a head of JSON begin at an aligned address.
+        memory = np.empty(size + _ALIGNMENT, np.uint8)
+        head = call.headers.get("inference-header-content-length", "")
+        shift = int(head) if head.isdecimal() and len(head) < 16 else 0
+        start = -(memory.ctypes.data + shift) % _ALIGNMENT
+        body = memoryview(memory)[start : start + size]  # type: ignore[arg-type]
+        came = call.body or rest[:size]
+        body[: len(came)] = came
+        self._body, self._filled = body, len(came)
+        if self._filled == size:
+            self._complete()
+
+    def _complete(self) -> None:
+        """Put a request in the queue whose body is in its place."""
+        call, body = self._call, self._body
+        if call is not None and body is not None:
+            call.body, self._body = body, None
+        # The one before has not seen the body and waits for it.
+        self._parser = httptools.HttpRequestParser(self)
+        upgrade, self._upgrade = self._upgrade, False
+        self.on_message_complete()
+        if upgrade:
+            self._state = _DEAF
 
     def look(self, now: float) -> None:
         """End what took too long."""
@@ -256,10 +309,9 @@ class Connection(asyncio.Protocol):
         length = headers.get("content-length")
         if self._refusal is not None:
             return
-        if parser.should_upgrade():
-            self._left = int(length or 0)
-            if coding is not None:
-                raise InvalidError("an upgrade is offered with a body in chunks", hint="send Content-Length")
+        self._upgrade = parser.should_upgrade()
+        if self._upgrade and coding is not None:
+            raise InvalidError("an upgrade is offered with a body in chunks", hint="send Content-Length")
         if length is not None and int(length) > limits.body_bytes:
             self._refusal = self._app.refused(too_large(limits.body_bytes), call)
         elif headers.get("expect", "").lower() == "100-continue" and (length or coding) and not self._queue:
@@ -273,10 +325,10 @@ class Connection(asyncio.Protocol):
         self._pieces += 1
         if not call.body:
             call.body = data
-        else:
-            if type(call.body) is bytes:
-                call.body = bytearray(call.body)
+        elif isinstance(call.body, bytearray):
             call.body += data
+        else:
+            call.body = bytearray(call.body) + data
         size, limit = len(call.body), self._limits.body_bytes
         if size > limit:
             self._refusal = self._app.refused(too_large(limit), call)
@@ -286,22 +338,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Put a whole request in the queue."""
-        if self._left and self._refusal is None:
+        if self._upgrade and self._refusal is None and int(self._headers.get("content-length", 0)):
+            # llhttp takes the body for the other protocol's.
             return
-        self._left = 0
         self._queue.append((self._call, self._refusal))
         self._state, self._until, self._call, self._refusal = _WAITING, 0.0, None, None
-
-    def _on_left(self, data: bytes) -> None:
-        """Take the body of a request that came with an offer to upgrade, after which nothing is read."""
-        taken = data[: self._left]
-        self._left -= len(taken)
-        if taken:
-            self.on_body(taken)
-        if not self._left:
-            if self._state is _BODY:
-                self.on_message_complete()
-            self._state = _DEAF
 
     # -- answers
 
@@ -358,7 +399,7 @@ class Connection(asyncio.Protocol):
 
     def _end_with(self, call: Call | None, reply: Reply) -> None:
         """Answer what came before, and this, and read nothing more."""
-        self._state, self._until, self._refusal = _DEAF, 0.0, None
+        self._state, self._until, self._refusal, self._body = _DEAF, 0.0, None, None
         if call is not None:
             call.keep_alive = False
         self._queue.append((call, reply))

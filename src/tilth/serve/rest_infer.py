@@ -24,7 +24,9 @@ Forms = tuple[bool, Mapping[str, Form]]
 JSON_LENGTH = "inference-header-content-length"
 
 
-def parse(body: bytes | bytearray, json_length: str | None, limits: Limits) -> tuple[dict[str, Any], dict[str, Array]]:
+def parse(
+    body: bytes | bytearray | memoryview, json_length: str | None, limits: Limits
+) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return the JSON object of a request and its inputs.
 
     Raises:
@@ -59,7 +61,7 @@ def parse(body: bytes | bytearray, json_length: str | None, limits: Limits) -> t
     return document, inputs
 
 
-def loads(body: bytes | bytearray) -> dict[str, Any]:
+def loads(body: bytes | bytearray | memoryview) -> dict[str, Any]:
     """Return the JSON object in `body`.
 
     Raises:
@@ -74,7 +76,7 @@ def loads(body: bytes | bytearray) -> dict[str, Any]:
     return document
 
 
-def _split(body: bytes | bytearray, json_length: str) -> tuple[bytes | bytearray, memoryview]:
+def _split(body: bytes | bytearray | memoryview, json_length: str) -> tuple[bytes | bytearray | memoryview, memoryview]:
     if not json_length.isdecimal() or len(json_length) > 15 or int(json_length) > len(body):
         raise InvalidError(
             f"`{JSON_LENGTH}` is {json_length[:40]!r}",

@@ -4,8 +4,10 @@ What crashes, loops or eats memory in here takes nobody else with it. Ending the
 """
 
 import json
+import os
 import select
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -20,15 +22,19 @@ from tilth.core.device import Device
 from tilth.core.errors import TilthError, UnavailableError
 from tilth.ports.arrays import Value, Values
 from tilth.ports.engine import Engine
+from tilth.serve.arena import mapped
 from tilth.serve.failure import DeadlineError
-from tilth.serve.frame import HEADER, error_facts, pack, unpack
+from tilth.serve.frame import HEADER, HELLO, error_facts, pack, unpack
 from tilth.serve.loading import Facts, load
 from tilth.serve.sentinel import Sentinel
 from tilth.serve.together import apart, kind_of, together
 
 _MOST_FRAME_BYTES = 1 << 31
-_READ_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 20
+_LEAST_READ_BYTES = 1 << 16
 _SEND_S = 2.0
+#: An engine that is quicker loses more by handing answers to the other thread than by writing them.
+_QUICK_MS = 2.0
 
 
 @dataclass
@@ -66,33 +72,52 @@ def _tell(replies: TextIO, reply: Mapping[str, object]) -> None:
 
 
 class Runner:
-    """Reads calls from all workers, and runs those of one kind together where the certificate says that it pays."""
+    """Runs calls of one kind together where the certificate says that it pays.
+
+    One thread talks to the workers and one runs the model, so that the next call is there when the engine is free.
+    """
 
     def __init__(self, model: Model, facts: Facts, listener: socket.socket, sentinel: Sentinel, slot: int) -> None:
         self._model, self._facts, self._listener = model, facts, listener
         self._sentinel, self._slot = sentinel, slot
         self._waiting: deque[Call] = deque()
+        self._came = threading.Condition()
+        self._ended = self._crowded = False
+        self._answers: deque[tuple[Peer, list[bytes]]] = deque()
+        self._answered = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._peers: dict[int, Peer] = {}
         self._poll = select.poll()
-        self._crowded = False
 
     def run(self, commands: TextIO) -> None:
         """Answer until `commands` closes."""
-        self._poll.register(self._listener, select.POLLIN)
-        self._poll.register(commands, select.POLLIN)
-        while True:
-            if not self._read(commands.fileno(), None if not self._waiting else 0.0):
-                return
-            if self._waiting:
-                self._gather(commands.fileno())
-                self._answer(self._taken())
+        threading.Thread(target=self._talk, args=(commands.fileno(),), daemon=True).start()
+        while calls := self._next():
+            self._answer(calls)
 
-    def _read(self, commands: int, timeout_s: float | None) -> bool:
-        """Read what has come, waiting at most so long; return False when there is nothing to live for."""
-        for fd, _ in self._poll.poll(None if timeout_s is None else timeout_s * 1e3):
+    # -- the thread that talks
+
+    def _talk(self, commands: int) -> None:
+        try:
+            for fd in (commands, self._listener.fileno(), self._answered):
+                self._poll.register(fd, select.POLLIN)
+            while self._heard(commands):
+                pass
+        finally:
+            with self._came:
+                self._ended = True
+                self._came.notify()
+
+    def _heard(self, commands: int) -> bool:
+        """Read and write what there is; return False when there is nothing to live for."""
+        for fd, _ in self._poll.poll():
             if fd == commands:
                 return False
-            if fd == self._listener.fileno():
+            if fd == self._answered:
+                os.eventfd_read(fd)
+                while self._answers:
+                    peer, pieces = self._answers.popleft()
+                    peer.send(pieces)
+            elif fd == self._listener.fileno():
                 self._welcome()
             else:
                 self._hear(self._peers[fd])
@@ -100,10 +125,14 @@ class Runner:
 
     def _welcome(self) -> None:
         connection, _ = self._listener.accept()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _READ_BYTES)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         # A worker that does not read, a stopped one say, holds up the others no longer than this.
         connection.settimeout(_SEND_S)
-        peer = Peer(connection)
+        try:
+            peer = Peer(connection, _arena(connection))
+        except OSError:
+            connection.close()
+            return
         self._peers[connection.fileno()] = peer
         self._poll.register(connection, select.POLLIN)
 
@@ -113,21 +142,35 @@ class Runner:
             kind = kind_of(inputs, self._facts.signature) if self._facts.batching.on else number
             wait_s = facts.get("left_s")
             until = time.monotonic() + wait_s if isinstance(wait_s, float) else 0.0
-            self._waiting.append(Call(peer, number, inputs, count, kind, until, time.monotonic_ns()))
+            with self._came:
+                self._waiting.append(Call(peer, number, inputs, count, kind, until, time.monotonic_ns()))
+                self._came.notify()
         if peer.closed:
             self._poll.unregister(peer.fd)
             del self._peers[peer.fd]
             peer.close()
 
-    def _gather(self, commands: int) -> None:
+    # -- the thread that runs the model
+
+    def _next(self) -> list[Call]:
+        """Wait for calls and take those that run together; none when it is over."""
+        with self._came:
+            while not self._waiting and not self._ended:
+                self._came.wait()
+            if self._ended:
+                return []
+            self._gather()
+            return self._taken()
+
+    def _gather(self) -> None:
         """Wait a little for others to join, when the batch before had company and there is room for more."""
         policy = self._facts.batching
-        if not policy.on or not self._crowded or sum(call.rows for call in self._waiting) >= policy.most_rows:
+        if not policy.on or not self._crowded:
             return
         end = time.monotonic() + policy.wait_s
         while sum(call.rows for call in self._waiting) < policy.most_rows:
             left = end - time.monotonic()
-            if left <= 0 or not self._read(commands, left):
+            if left <= 0 or not self._came.wait(left):
                 return
 
     def _taken(self) -> list[Call]:
@@ -145,7 +188,7 @@ class Runner:
     def _answer(self, calls: list[Call]) -> None:
         late = [call for call in calls if call.until and call.until <= time.monotonic()]
         for call in late:
-            call.peer.send(pack(call.number, error_facts(_too_late()), {}))
+            self._reply(call, pack(call.number, error_facts(_too_late()), {}))
         calls = [call for call in calls if call not in late and not call.peer.closed]
         if not calls:
             return
@@ -173,7 +216,14 @@ class Runner:
             pieces = pack(call.number, facts, outputs)
         except TilthError as error:
             pieces = pack(call.number, error_facts(error), {})
-        call.peer.send(pieces)
+        self._reply(call, pieces)
+
+    def _reply(self, call: Call, pieces: list[bytes]) -> None:
+        if self._facts.p50_ms < _QUICK_MS:
+            call.peer.send(pieces)
+            return
+        self._answers.append((call.peer, pieces))
+        os.eventfd_write(self._answered, 1)
 
     def _blame(self, calls: list[Call], error: TilthError) -> None:
         """Answer an error; calls that ran together are run one by one, so that only the bad one gets it."""
@@ -181,18 +231,30 @@ class Runner:
             for call in calls:
                 self._answer([call])
             return
-        calls[0].peer.send(pack(calls[0].number, error_facts(error), {}))
+        self._reply(calls[0], pack(calls[0].number, error_facts(error), {}))
 
 
 def _too_late() -> DeadlineError:
     return DeadlineError("the deadline passed before the model's turn", hint="allow more time, or ask for less at once")
 
 
-class Peer:
-    """A worker's connection: messages out of a stream of bytes."""
+def _arena(connection: socket.socket) -> memoryview:
+    """Return the memory that a worker puts its large tensors into.
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    Raises:
+        OSError: it sends none.
+    """
+    hello, fds, _, _ = socket.recv_fds(connection, len(HELLO), 1)
+    if hello != HELLO or len(fds) != 1:
+        raise OSError("a worker says something else")
+    return mapped(fds[0])
+
+
+class Peer:
+    """A worker's connection: messages out of a stream of bytes, and out of the memory `arena`."""
+
+    def __init__(self, connection: socket.socket, arena: memoryview) -> None:
+        self._connection, self._arena = connection, arena
         self.fd = connection.fileno()
         self.closed = False
         self._buffer = bytearray()
@@ -200,7 +262,7 @@ class Peer:
     def received(self) -> list[tuple[int, dict[str, object], dict[str, Value]]]:
         """Read what has come and return the whole messages in it."""
         try:
-            data = self._connection.recv(max(_READ_BYTES, self._missing()))
+            data = self._connection.recv(max(_LEAST_READ_BYTES, self._missing()))
         except (ConnectionError, InterruptedError):
             data = b""
         if not data:
@@ -213,7 +275,8 @@ class Peer:
             end = HEADER.size + meta_size + body_size
             whole, self._buffer = self._buffer[:end], self._buffer[end:]
             view = memoryview(whole)
-            facts, inputs = unpack(view[HEADER.size : HEADER.size + meta_size], view[HEADER.size + meta_size :])
+            start = HEADER.size + meta_size
+            facts, inputs = unpack(view[HEADER.size : start], view[start:], self._arena)
             found.append((number, facts, inputs))
         return found
 

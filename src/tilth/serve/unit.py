@@ -1,16 +1,19 @@
 """One served version in a worker: on the event loop, or in a process of its own."""
 
 import asyncio
+import socket
 import time
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from tilth.bridge.check_values import checked
 from tilth.bridge.model import Model
 from tilth.core.errors import UnavailableError
 from tilth.core.signature import Signature
-from tilth.ports.arrays import Value, Values
+from tilth.ports.arrays import Array, Value, Values
+from tilth.serve.arena import Arena
 from tilth.serve.failure import DeadlineError, OverloadedError
-from tilth.serve.frame import HEADER, pack, raised, unpack
+from tilth.serve.frame import HEADER, HELLO, pack, raised, unpack
 from tilth.serve.loading import Facts
 
 #: What came back and what it took: outputs, nanoseconds in the queue, nanoseconds of computing, and the rows that ran
@@ -77,15 +80,31 @@ class Apart(asyncio.Protocol):
         self.slot, self.version, self.facts, self._queue = slot, version, facts, queue
         self.plain = is_plain(facts.signature)
         self._transport: Any = None
-        self._waiting: dict[int, asyncio.Future[tuple[Any, Any]]] = {}
+        #: Calls without an answer, and where their tensors lie in the arena.
+        self._waiting: dict[int, tuple[asyncio.Future[tuple[Any, Any]], list[int]]] = {}
+        self._arena: Arena | None = None
         self._buffer = bytearray()
         self._number = 0
 
     @classmethod
     async def connected(cls, path: str, slot: int, version: str, facts: Facts, queue: int) -> "Apart":
-        """Return a unit whose runner listens at `path`."""
+        """Return a unit whose runner listens at `path`.
+
+        Raises:
+            OSError: nobody listens there, or there is no memory for it.
+        """
         unit = cls(slot, version, facts, queue)
-        await asyncio.get_running_loop().create_unix_connection(lambda: unit, path)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(path)
+            unit._arena = Arena()
+            socket.send_fds(connection, [HELLO], [unit._arena.fd])
+            connection.setblocking(False)
+            await asyncio.get_running_loop().create_unix_connection(lambda: unit, sock=connection)
+        except BaseException:
+            connection.close()
+            unit._let_go()
+            raise
         return unit
 
     @property
@@ -108,10 +127,11 @@ class Apart(asyncio.Protocol):
         left_s = until - time.monotonic() if until else 0.0
         self._number += 1
         number = self._number
-        pieces = pack(number, {"left_s": left_s} if until else {}, given)
         future: asyncio.Future[tuple[Any, Any]] = asyncio.get_running_loop().create_future()
+        taken: list[int] = []
+        pieces = pack(number, {"left_s": left_s} if until else {}, given, lambda array: self._put(array, taken))
         # Until its answer comes, also when nobody waits for that any more: what is sent takes the runner's memory.
-        self._waiting[number] = future
+        self._waiting[number] = future, taken
         self._transport.writelines(pieces)
         facts, outputs = await _in_time(future, left_s, until)
         if "error" in facts:
@@ -136,7 +156,8 @@ class Apart(asyncio.Protocol):
             if len(self._buffer) < end:
                 return
             whole, self._buffer = self._buffer[:end], self._buffer[end:]
-            future = self._waiting.pop(number, None)
+            future, taken = self._waiting.pop(number, (None, ()))
+            self._give(taken)
             if future is not None and not future.done():
                 view = memoryview(whole)
                 future.set_result(unpack(view[HEADER.size : HEADER.size + meta_size], view[HEADER.size + meta_size :]))
@@ -144,10 +165,27 @@ class Apart(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Tell everyone who waits that the runner ended."""
         self._transport = None
-        for future in self._waiting.values():
+        self._let_go()
+        for future, _ in self._waiting.values():
             if not future.done():
                 future.set_exception(_ended())
         self._waiting.clear()
+
+    def _put(self, array: Array, taken: list[int]) -> int | None:
+        at = self._arena.put(array) if self._arena is not None else None
+        if at is not None:
+            taken.append(at)
+        return at
+
+    def _give(self, taken: Iterable[int]) -> None:
+        for at in taken:
+            if self._arena is not None:
+                self._arena.give(at)
+
+    def _let_go(self) -> None:
+        if self._arena is not None:
+            self._arena.close()
+            self._arena = None
 
 
 def is_plain(signature: Signature) -> bool:
