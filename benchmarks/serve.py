@@ -186,7 +186,7 @@ class Bench:
         npz, bundle = self.folder / f"{name}.npz", self.folder / f"{name}.tilth"
         np.savez(npz, **sample)
         tilth("import", str(model), "--sample", str(npz), "-o", str(bundle))
-        tilth("build", str(bundle), "--budget", "20s")
+        tilth("build", str(bundle))
         return Case(name, model, bundle, feeds, session.run(None, feeds))
 
 

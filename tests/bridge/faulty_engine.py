@@ -3,7 +3,8 @@
 Settings: `delay_us` is how long a call takes, `error` is added to the outputs, and 9 to those of `error_from` rows or
 more, `fault` names something to do at `when` (`load`, `placement`, or the number of a call), `elsewhere` places a node
 on another unit, `lie` answers a placement that is none, `mib` is memory to hold, `row_mib` what each row of a call
-takes, `scratch_mib` what a call leaves allocated until the session rests.
+takes, `scratch_mib` what a call leaves allocated until the session rests. A setting that begins with `lane_` stands
+for the one without in builds that have the setting `threads`.
 """
 
 import os
@@ -11,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,8 @@ FAULTS: dict[str, Callable[[], Any]] = {
 
 class FaultySession:
     def __init__(self, build: Build) -> None:
-        self._settings = build.settings
+        lane = {k.removeprefix("lane_"): v for k, v in build.settings.items() if k.startswith("lane_")}
+        self._settings = {**build.settings, **(lane if "threads" in build.settings else {})}
         self._held = np.ones(int(self._settings.get("mib", 0)) << 20, np.uint8)
         self._scratch = np.ones(0, np.uint8)
         self._calls = 0
@@ -134,6 +137,13 @@ class FaultyEngine:
 
     def load(self, model: Path, build: Build, device: Device) -> FaultySession:
         return FaultySession(build)
+
+
+class ThreadedEngine(FaultyEngine):
+    """One that can be told how many threads a call uses, which changes nothing but `lane_` settings."""
+
+    def on_threads(self, build: Build, threads: int) -> Build:
+        return replace(build, settings={**build.settings, "threads": threads})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tilth.bridge.interface import read_signature
 from tilth.bridge.skeleton import split
 from tilth.core.build import Build, Precision, Scalar
 from tilth.core.bundle import SCHEMA, Case, Choice, Golden, Manifest, Source
-from tilth.core.certificate import Agreement, Certificate, Placement, Timing
+from tilth.core.certificate import Agreement, Certificate, Lanes, Placement, Timing
 from tilth.testing.models import affine
 
 FAULTY = (sys.executable, str(Path(__file__).with_name("faulty_serve.py")))
@@ -34,11 +34,17 @@ PATIENCE_S = 40.0
 
 
 def bundle(
-    path: Path, settings: Mapping[str, Scalar] | None = None, *, p50_ms: float = 1.0, scale: float = 1.0
+    path: Path,
+    settings: Mapping[str, Scalar] | None = None,
+    *,
+    p50_ms: float = 1.0,
+    scale: float = 1.0,
+    lane: Mapping[str, Scalar] | None = None,
 ) -> Path:
     """Write a bundle of `y = x @ w + b`, certified by hand for this machine with the engine `fake`.
 
-    `settings` say how it misbehaves; its first call is the one of the load. Below 0.5 ms it counts as small.
+    `settings` say how it misbehaves; its first call is the one of the load. Below 0.5 ms it counts as small. With
+    `lane` it has two lanes of a build with those settings.
     """
     small, device = affine(scale=scale), wiring.this_device()
     parts = split(small.model, None)
@@ -66,6 +72,12 @@ def bundle(
         inputs_digest="",
         measured_at="2026-11-24T00:00:00Z",
     )
+    builds, certificates, busy = [build], [certificate], ""
+    if lane is not None:
+        builds.append(replace(build, settings={**lane, "threads": 1}))
+        busy = builds[1].id
+        lanes = Lanes(2, 1, 2 * p50_ms, 2 * p50_ms, 1.1e3 / p50_ms, 10, build.id, 1.1, 1.05, 1.15)
+        certificates.append(replace(certificate, build=busy, timings=(), lanes=lanes))
     manifest = Manifest(
         schema=SCHEMA,
         name=path.stem,
@@ -75,9 +87,9 @@ def bundle(
         signature=read_signature(small.model, batched=False),
         golden=Golden("given", (Case(inputs, outputs),)),
         blobs=sizes_of(blobs),
-        builds=(build,),
-        certificates=(certificate,),
-        choices=(Choice(device.target, "latency", build.id, 1, {}),),
+        builds=tuple(builds),
+        certificates=tuple(certificates),
+        choices=(Choice(device.target, "latency", build.id, 1, {}, busy=busy),),
     )
     write_bundle(path, manifest, blobs)
     return path

@@ -8,7 +8,7 @@ import pytest
 
 import tilth
 from tilth import wiring
-from tilth.core.certificate import Agreement, Certificate, Placement, Timing
+from tilth.core.certificate import Agreement, Certificate, Lanes, Placement, Timing
 from tilth.core.device import Device
 from tilth.core.errors import InvalidError
 from tilth.core.signature import Signature, TensorSpec
@@ -64,6 +64,13 @@ def test_the_first_of_a_batch_waits_a_fraction_of_what_it_takes_alone() -> None:
 
 def test_rows_that_cannot_be_told_apart_are_never_joined() -> None:
     assert not batching(certified((1, 100), (8, 400)), POOLED).on
+
+
+def test_a_batch_has_to_gain_more_than_lanes_for_which_nobody_waits() -> None:
+    slower, faster = certified((1, 100), (8, 120)), certified((1, 100), (8, 400))
+    lanes = Lanes(2, 1, 20, 20, 110, 10, "b", 1.1, 1.05, 1.15)
+    assert batching(slower, ROWS).on and not batching(slower, ROWS, lanes).on
+    assert batching(faster, ROWS, lanes).most_rows == 8
 
 
 def test_a_small_build_that_could_cost_another_model_a_request_does_not_run_inline() -> None:

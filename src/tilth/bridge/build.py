@@ -16,16 +16,18 @@ from tilth.bridge.candidates import Candidate, Candidates
 from tilth.bridge.certify import certificate
 from tilth.bridge.choose import choose
 from tilth.bridge.destination import check_destination
-from tilth.bridge.measure.arena import Arena, Limits
+from tilth.bridge.lanes import before_s, block_s, divided, measure, pays
+from tilth.bridge.measure.arena import Arena, Contender, Limits
+from tilth.bridge.measure.worker import WorkerFailed
 from tilth.bridge.progress_file import state_from_json, state_to_json
 from tilth.bridge.request import Request, checked_data, checked_request
 from tilth.bridge.search import Progress, Search, State, estimate_limits
-from tilth.bridge.sight import Examiner, rows_at_once, write_pieces
+from tilth.bridge.sight import Examiner, Sight, rows_at_once, write_pieces
 from tilth.bridge.value_file import read_values, write_values
 from tilth.bridge.variants import Kitchen, Variant
 from tilth.core.build import Build
 from tilth.core.bundle import Choice, Manifest, Refused
-from tilth.core.certificate import Certificate
+from tilth.core.certificate import Certificate, Lanes
 from tilth.core.device import Device
 from tilth.core.digest import canonical_json, digest, digest_file
 from tilth.core.errors import CancelledError, InvalidError, MissingError, RefusedError, UnavailableError, UntrustedError
@@ -134,6 +136,15 @@ def _is_same(path: Path, out: str | Path) -> bool:
 def _digest_at(path: Path) -> str:
     with open_bundle(path) as bundle:
         return bundle.digest
+
+
+@dataclass(frozen=True)
+class _Busy:
+    """What was found out about calls side by side."""
+
+    lane: Contender
+    sight: Sight
+    lanes: Lanes
 
 
 @dataclass(frozen=True)
@@ -271,9 +282,41 @@ class _Builder:
             )
             offered = candidates.of(self._engines, search.recipe_s, search.why_not)
             made = search.run(offered, lambda: candidates.total)
+            busy = self._abreast(search, state, made, arena, examiner)
         finally:
             arena.close()
-        return self._certified(state, made, candidates.refused)
+        return self._certified(state, made, candidates.refused, busy)
+
+    def _abreast(
+        self, search: Search, state: State, made: Sequence[Candidate], arena: Arena, examiner: Examiner
+    ) -> "_Busy | None":
+        """Measure what calls of the fastest build get done side by side, in the time that is left."""
+        certificates = self._certificates(state)
+        choice = self._chosen(state, [c.build for c in made if c.build.id in certificates], certificates)
+        timings = certificates[choice.build].timings if choice is not None else ()
+        if choice is None or not timings:
+            return None
+        chosen, batch = state.contenders[choice.build], min(t.batch for t in timings)
+        p50_ms = next(t.p50_ms for t in timings if t.batch == batch)
+        found = divided(chosen.build, p50_ms, self._device, self._engines[chosen.build.engine])
+        if found is None:
+            return None
+        build, count = found
+        seconds = block_s(search.left_s() - before_s(chosen, count, p50_ms, examiner.rows), count * p50_ms)
+        if not seconds:
+            return None
+        self._progress("lanes", 0, 1, f"{count} x {build.label}")
+        lane = state.contenders.get(build.id) or Contender(build, chosen.model, chosen.weights_bytes)
+        try:
+            sight = state.sights.get(build.id) or examiner.look(lane, [chosen.id])
+            if sight.objections:
+                return None
+            lanes = measure(arena, chosen, lane, count, str(search.inputs(batch)), batch, seconds)
+        except WorkerFailed:
+            # Nothing is lost: it is served one call at a time.
+            return None
+        self._progress("lanes", 1, 1)
+        return _Busy(lane, sight, lanes)
 
     def _plain(self) -> Variant:
         graph = self._bundle.manifest.graph
@@ -304,22 +347,35 @@ class _Builder:
     def _save(self, state: State) -> None:
         self._tools.cache.put(self._key, {"state": state_to_json(state)})
 
-    def _certified(self, state: State, made: Sequence[Candidate], refused: Sequence[Refused]) -> Result:
+    def _certificates(self, state: State, busy: "_Busy | None" = None) -> dict[str, Certificate]:
         evidence = digest(canonical_json(self._facts()))
-        certificates = {
+        seen = {name: (state.contenders[name], sight) for name, sight in state.sights.items()}
+        if busy is not None:
+            seen[busy.lane.id] = busy.lane, busy.sight
+        return {
             name: certificate(
-                state.contenders[name],
+                contender,
                 sight,
                 device=self._device,
                 anchor=state.anchor,
                 request=self._request,
                 inputs_digest=evidence,
                 tilth=self._tools.tilth,
+                lanes=busy.lanes if busy is not None and name == busy.lane.id else None,
             )
-            for name, sight in state.sights.items()
+            for name, (contender, sight) in seen.items()
         }
+
+    def _certified(
+        self, state: State, made: Sequence[Candidate], refused: Sequence[Refused], busy: "_Busy | None"
+    ) -> Result:
+        certificates = self._certificates(state, busy)
         builds = tuple(candidate.build for candidate in made if candidate.build.id in certificates)
+        if busy is not None and busy.lane.id not in {build.id for build in builds}:
+            builds = (*builds, busy.lane.build)
         choice = self._chosen(state, builds, certificates)
+        if choice is not None and busy is not None and pays(busy.lanes):
+            choice = replace(choice, busy=busy.lane.id)
         used = {b.variant for b in builds} - {self._bundle.manifest.graph.digest}
         variants = {c.variant.graph.digest: c.variant for c in made if c.variant.graph.digest in used}
         return Result(

@@ -8,7 +8,7 @@ from tilth.bridge.measure.arena import Contender
 from tilth.bridge.measure.timing import summary
 from tilth.bridge.request import Request
 from tilth.bridge.sight import Sight
-from tilth.core.certificate import Certificate, Timing
+from tilth.core.certificate import Certificate, Lanes, Timing
 from tilth.core.device import Device
 
 
@@ -21,6 +21,7 @@ def certificate(
     request: Request,
     inputs_digest: str,
     tilth: str,
+    lanes: Lanes | None = None,
 ) -> Certificate:
     """Return the certificate of a contender that ran, whether it agrees or not."""
     return Certificate(
@@ -44,6 +45,7 @@ def certificate(
         measured_at=now(),
         reasons=sight.objections,
         task=sight.task,
+        lanes=lanes,
     )
 
 

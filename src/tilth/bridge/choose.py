@@ -66,6 +66,8 @@ def _why_not(build: Build, winner: Build, own: Certificate | None, best: Certifi
         return "never measured"
     if not own.agrees:
         return "; ".join(own.reasons)
+    if own.lanes is not None and not own.timings:
+        return f"{own.lanes.count} at a time: {own.lanes.gain:.2f} x the calls"
     if not own.timings:
         return "agrees, and was never timed"
     slower = _cost(own, goal) / _cost(best, goal)

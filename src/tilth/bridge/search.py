@@ -11,6 +11,7 @@ from tilth.bridge.batch import resized
 from tilth.bridge.candidates import Candidate
 from tilth.bridge.choose import TIE
 from tilth.bridge.halving import decided, halve, rounds
+from tilth.bridge.lanes import LEAST_MS
 from tilth.bridge.measure.arena import Arena, Contender
 from tilth.bridge.measure.rounds import CYCLES, FEW_CYCLES, AnchorFailed, time_round
 from tilth.bridge.measure.timing import Samples, quantile
@@ -24,8 +25,9 @@ from tilth.core.signature import Signature
 from tilth.ports.arrays import Values
 from tilth.ports.engine import Option
 
-#: When the phases of a search end, as shares of the budget: looking at candidates, ranking those that agree.
-_LOOKED, _RANKED = 0.7, 0.85
+#: When the phases of a search end, as shares of the budget: looking at candidates, ranking those that agree, and timing
+#: them at other batch sizes where lanes come after it.
+_LOOKED, _RANKED, _BATCHED = 0.7, 0.82, 0.88
 #: Share of the budget for timing all candidates at first sight, and the most for one of them, in seconds.
 _GLANCE_SHARE, _LONGEST_GLANCE_S = 0.3, 0.6
 #: A contender this many times slower than the anchor is not timed twice.
@@ -119,6 +121,10 @@ class Search:
 
     def _until(self, share: float) -> float:
         return self._end - self._request.budget_s * (1 - share)
+
+    def left_s(self) -> float:
+        """Return how much of the budget is left, in seconds."""
+        return max(_GRACE_S, self._end - time.monotonic())
 
     def recipe_s(self) -> float:
         """Return how long the next recipe may take, in seconds."""
@@ -230,12 +236,12 @@ class Search:
         self._time([contender], self.main_batch, seconds, self._end, FEW_CYCLES)
 
     def _time(self, rivals: Sequence[Contender], batch: int, seconds: float, end: float, cycles: int = CYCLES) -> None:
-        anchor, inputs = self.state.contenders[self.state.anchor], self._inputs(batch)
+        anchor, inputs = self.state.contenders[self.state.anchor], self.inputs(batch)
         time_round(self._arena, anchor, rivals, inputs, batch, seconds, self._fail, cycles, end)
 
     def _quickest_ns(self, contender: Contender, good_ns: float) -> int:
         """Return the shortest of up to three calls, stopping at one that is good enough."""
-        worker, inputs = self._arena.ready(contender, [self.state.anchor]), str(self._inputs(self.main_batch))
+        worker, inputs = self._arena.ready(contender, [self.state.anchor]), str(self.inputs(self.main_batch))
         taken: list[int] = []
         while len(taken) < 3 and (not taken or min(taken) > good_ns):
             taken += worker.call("time", self._arena.limits.call_s, inputs=inputs, seconds=0.0, most=1)["ns"]
@@ -282,23 +288,27 @@ class Search:
         for number, batch in enumerate(others):
             self._progress("batches", number, len(others), f"batch {batch}")
             finalists = self._finalists()
-            left = self._end - time.monotonic()
+            end = self._until(_BATCHED) if any(map(self._may_have_lanes, finalists)) else self._end
+            left = end - time.monotonic()
             if not finalists or self._cycle_s(finalists, batch) > left or not self._has_room(finalists, batch):
                 break
             everyone = {c.id: c for c in (self.state.contenders[self.state.anchor], *finalists)}
             # Where there is no room for what was compiled at another size, all begin anew with this one.
             self._arena.keep(everyone if self._arena.fit_again(everyone.values()) else ())
             seconds = min(left / (len(others) - number), 0.7 * len(finalists))
-            self._round(finalists, batch, seconds, self._end, FEW_CYCLES)
+            self._round(finalists, batch, seconds, end, FEW_CYCLES)
             for contender in finalists:
                 if contender.id not in self.state.refused:
                     self._check(contender, batch)
         self._progress("batches", len(others), len(others))
 
+    def _may_have_lanes(self, contender: Contender) -> bool:
+        return self._call_s(contender, self._batches[0]) * 1e3 >= LEAST_MS
+
     def _check(self, contender: Contender, batch: int) -> None:
         """Hold what was timed at a batch size to the terms of the search."""
         try:
-            found = self._examiner.objections_at(contender, self._inputs(batch), batch, [self.state.anchor])
+            found = self._examiner.objections_at(contender, self.inputs(batch), batch, [self.state.anchor])
         except WorkerFailed as error:
             self._fail(contender, error)
             return
@@ -338,7 +348,8 @@ class Search:
             return [1]
         return sorted(set(self._request.batches))
 
-    def _inputs(self, batch: int) -> Path:
+    def inputs(self, batch: int) -> Path:
+        """Return the file of inputs of so many rows, those of the first golden case in turn."""
         path = self._folder / f"batch-{batch}.npz"
         if not path.exists():
             fixed = not self._signature.dynamic_batch

@@ -67,6 +67,11 @@ class Examiner:
         """The files of golden inputs."""
         return list(chain.from_iterable(self._cases))
 
+    @property
+    def rows(self) -> int:
+        """How many rows there are in all golden cases, about."""
+        return self._rows * len(self.inputs)
+
     def _written(self, name: str, inputs: Values) -> list[Path]:
         return write_pieces(self._folder / name, inputs, self._signature, self._rows)
 

@@ -128,6 +128,9 @@ def _verdict(manifest: Manifest, choice: Choice | None, path: str) -> list[Text]
     lines = [
         f"chosen: {build.label} at batch {choice.batch} ({ran}, fallback {certificate.placement.fallback_share:.0%})"
     ]
+    busy = next((c.lanes for c in manifest.certificates if choice.busy and c.build == choice.busy), None)
+    if busy is not None:
+        lines.append(f"while calls wait: {busy.count} at a time, {busy.rows_per_s:,.0f} rows/s ({busy.gain:.2f} x)")
     if choice.noisy:
         lines.append("the machine was busy: differences of a few per cent could not be told; run it again when idle")
     lines.append(f"next: tilth run {path} --input inputs.npz --output outputs.npz")

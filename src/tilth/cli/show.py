@@ -60,6 +60,8 @@ def _builds(manifest: Manifest) -> Iterator[str]:
     labels = {build.id: build.label for build in manifest.builds}
     for choice in manifest.choices:
         yield f"  chosen   {labels[choice.build]} for {choice.target}, {choice.goal} at batch {choice.batch}"
+        if choice.busy:
+            yield f"           {labels[choice.busy]} side by side while calls wait"
     count = len(manifest.certificates)
     agree = sum(certificate.agrees for certificate in manifest.certificates)
     if count:

@@ -66,7 +66,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which build was chosen for a target, what for, and the reasons for every other one, by build id."""
+    """Which build was chosen for a target, what for, and the reasons for every other one, by build id.
+
+    `busy` is the build whose lanes get more done while several calls wait, empty where none do.
+    """
 
     target: str
     goal: Literal["latency", "throughput"]
@@ -74,6 +77,7 @@ class Choice:
     batch: int
     reasons: Mapping[str, str]
     noisy: bool = False
+    busy: str = ""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,27 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Lanes:
+    """What `count` sessions of a build get done side by side, one call of `batch` rows at a time in each.
+
+    `p50_ms` and `p99_ms` are of one call while all lanes are busy; `rows_per_s` is of all of them together. `gain` is
+    the median, over interleaved blocks, of their calls per second over those of `reference_build` called again and
+    again; `gain_low` and `gain_high` are its quartiles.
+    """
+
+    count: int
+    batch: int
+    p50_ms: float
+    p99_ms: float
+    rows_per_s: float
+    calls: int
+    reference_build: str
+    gain: float
+    gain_low: float
+    gain_high: float
+
+
+@dataclass(frozen=True)
 class Placement:
     """Where the engine itself says that each node ran.
 
@@ -86,6 +107,7 @@ class Certificate:
     golden set, evaluation data and settings. `versions` names engine, driver, Python and Tilth.
     `peak_memory_bytes` is the high-water mark of the measuring process, `load_memory_bytes` how much of it came
     with the model, `load_ms` how long loading took. `agrees` and `reasons` are the verdict against `tolerance`.
+    `lanes` is what sessions of it get done side by side, where that was measured.
     """
 
     build: str
@@ -103,3 +125,4 @@ class Certificate:
     measured_at: str
     reasons: tuple[str, ...] = ()
     task: Task | None = None
+    lanes: Lanes | None = None

@@ -92,6 +92,15 @@ class Repeats(Protocol):
     again: Callable[[Values], dict[str, Value] | None] | None
 
 
+@runtime_checkable
+class SetsThreads(Protocol):
+    """An engine that can be told how many threads one call uses."""
+
+    def on_threads(self, build: Build, threads: int) -> Build:
+        """Return the same build with calls of at most so many threads; its other settings stay as they are."""
+        ...
+
+
 class Engine(Protocol):
     """What executes a graph on a target. Vendor libraries are imported inside these methods only."""
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tilth.bridge.batch import tells_rows_apart
-from tilth.core.certificate import Certificate
+from tilth.core.certificate import Certificate, Lanes
 from tilth.core.signature import Signature
 
 #: How much faster per row a larger batch must have been; less is within what a busy machine makes of it.
@@ -25,15 +25,17 @@ class Batching:
         return self.most_rows > 1
 
 
-def batching(certificate: Certificate, signature: Signature) -> Batching:
+def batching(certificate: Certificate, signature: Signature, lanes: Lanes | None = None) -> Batching:
     """Return how a build batches: up to the measured batch size with the most rows per second, if that pays.
 
-    Off where rows of the outputs cannot be told apart, or where only one batch size was measured.
+    Where there are lanes it has to pay more than they do, which keep nobody waiting for others. Off where rows of the
+    outputs cannot be told apart, or where only one batch size was measured.
     """
     if not tells_rows_apart(signature) or len(certificate.timings) < 2:
         return Batching()
     single = min(certificate.timings, key=lambda t: t.batch)
     best = max(certificate.timings, key=lambda t: t.rows_per_s)
-    if best.batch == single.batch or best.rows_per_s < single.rows_per_s * _PAYS:
+    least = _PAYS * (lanes.gain if lanes is not None else 1.0)
+    if best.batch == single.batch or best.rows_per_s < single.rows_per_s * least:
         return Batching()
     return Batching(best.batch, single.p50_ms / 1e3 * _WAIT_SHARE)

@@ -46,7 +46,9 @@ ModelInput | 1 name string | 2 data_type int32 | 4 dims int64*
 ModelOutput | 1 name string | 2 data_type int32 | 3 dims int64*
 ModelDynamicBatching | 1 preferred_batch_size int32* | 2 max_queue_delay_microseconds uint64
 ModelParameter | 1 string_value string
+ModelInstanceGroup | 1 name string | 2 count int32
 ModelConfig | 1 name string | 2 platform string | 4 max_batch_size int32 | 5 input ModelInput* | 6 output ModelOutput*
+  | 7 instance_group ModelInstanceGroup*
   | 11 dynamic_batching ModelDynamicBatching | 14 parameters ModelParameter by name | 17 backend string
 ModelConfigRequest | 1 name string | 2 version string
 ModelConfigResponse | 1 config ModelConfig

@@ -9,7 +9,7 @@ from tilth.bridge.bundle_read import open_bundle
 from tilth.bridge.model import Model, chosen, load_model
 from tilth.core.build import Build
 from tilth.core.bundle import Choice, Manifest
-from tilth.core.certificate import Certificate
+from tilth.core.certificate import Certificate, Lanes
 from tilth.core.device import Device
 from tilth.core.record import from_json, to_json
 from tilth.core.signature import Signature
@@ -30,7 +30,8 @@ class Facts:
     """What is known of a served version.
 
     `p50_ms` is its latency at the smallest batch, `call_limit_s` after how long a call is taken to hang,
-    `memory_limit_bytes` what its process may take, `small` whether it may run on the event loop.
+    `memory_limit_bytes` what its process may take, `small` whether it may run on the event loop, `lanes` how many calls
+    run side by side while more than one waits.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Facts:
     memory_limit_bytes: int
     fallback_share: float
     framework: str = ""
+    lanes: int = 1
 
     def as_json(self) -> dict[str, Any]:
         """Return the facts for another process."""
@@ -67,11 +69,21 @@ def facts_of(path: Path, device: Device) -> Facts:
     """
     with open_bundle(path) as bundle:
         manifest = bundle.manifest
-        _, build, certificate = chosen(manifest, device)
-        return _facts(manifest, bundle.digest, build, certificate)
+        choice, build, certificate = chosen(manifest, device)
+        return _facts(manifest, bundle.digest, build, certificate, _lanes(manifest, choice))
 
 
-def _facts(manifest: Manifest, digest: str, build: Build, certificate: Certificate) -> Facts:
+def _lanes(manifest: Manifest, choice: Choice) -> Lanes | None:
+    """Return what was measured of the choice's lanes, None where it has none."""
+    found = next((c for c in manifest.certificates if choice.busy and c.build == choice.busy), None)
+    return found.lanes if found is not None and found.agrees else None
+
+
+def _facts(
+    manifest: Manifest, digest: str, build: Build, certificate: Certificate, lanes: Lanes | None = None
+) -> Facts:
+    policy = batching(certificate, manifest.signature, lanes)
+    count = lanes.count if lanes is not None and not policy.on else 1
     timings = certificate.timings
     p50_ms = min(timings, key=lambda t: t.batch).p50_ms if timings else 1e3
     slowest_s = max((t.p99_ms for t in timings), default=1e3) / 1e3
@@ -84,11 +96,12 @@ def _facts(manifest: Manifest, digest: str, build: Build, certificate: Certifica
         engine=build.engine,
         p50_ms=p50_ms,
         small=p50_ms < _INLINE_MS,
-        batching=batching(certificate, manifest.signature),
+        batching=policy,
         call_limit_s=max(_LEAST_LIMIT_S, slowest_s * _LIMIT_TIMES),
-        memory_limit_bytes=4 * certificate.peak_memory_bytes + _SPARE_BYTES,
+        memory_limit_bytes=4 * certificate.peak_memory_bytes * (1 if count == 1 else 1 + count) + _SPARE_BYTES,
         fallback_share=certificate.placement.fallback_share,
         framework=manifest.source.framework,
+        lanes=count,
     )
 
 
@@ -105,10 +118,21 @@ def load(path: Path, device: Device, engines: Mapping[str, Engine], *, alone: bo
     with open_bundle(path) as bundle:
         manifest = bundle.manifest
         choice, build, certificate = chosen(manifest, device)
+        lanes = _lanes(manifest, choice) if alone else None
         if not alone:
             build, certificate = _single_threaded(choice, build, certificate, manifest)
         model = load_model(bundle, device, engines, build.id)
-        return model, _facts(manifest, bundle.digest, build, certificate)
+        return model, _facts(manifest, bundle.digest, build, certificate, lanes)
+
+
+def load_lanes(path: Path, device: Device, engines: Mapping[str, Engine], count: int) -> list[Model]:
+    """Load the build that runs while several calls wait, once for each of `count` lanes; none for fewer than two.
+
+    Raises what `load` raises.
+    """
+    with open_bundle(path) as bundle:
+        choice, _, _ = chosen(bundle.manifest, device)
+        return [load_model(bundle, device, engines, choice.busy) for _ in range(count if count > 1 else 0)]
 
 
 def _single_threaded(

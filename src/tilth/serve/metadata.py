@@ -58,6 +58,8 @@ def model_config(service: Service, name: str, version: str = "") -> dict[str, An
             "runs": {"string_value": "inline" if unit.model is not None else "apart"},
         },
     }
+    if unit.facts.lanes > 1:
+        config["instance_group"] = [{"name": f"{name}_lanes", "count": unit.facts.lanes}]
     if policy.on:
         wait_us = round(policy.wait_s * 1e6)
         config["dynamic_batching"] = {

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -25,7 +25,7 @@ from tilth.ports.engine import Engine
 from tilth.serve.arena import mapped
 from tilth.serve.failure import DeadlineError
 from tilth.serve.frame import HEADER, HELLO, error_facts, pack, unpack
-from tilth.serve.loading import Facts, load
+from tilth.serve.loading import Facts, load, load_lanes
 from tilth.serve.sentinel import Sentinel
 from tilth.serve.together import apart, kind_of, together
 
@@ -55,15 +55,20 @@ def serve(engines: Mapping[str, Engine], device: Callable[[], Device], commands:
     tie_to_parent()
     order = json.loads(commands.readline())
     try:
-        model, facts = load(Path(order["path"]), device(), engines, alone=True)
+        path = Path(order["path"])
+        model, facts = load(path, device(), engines, alone=True)
+        lanes = load_lanes(path, device(), engines, facts.lanes)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(order["socket"])
             listener.listen(64)
             sentinel = Sentinel(Path(order["sentinel"]))
             _tell(replies, {"ok": facts.as_json()})
-            Runner(model, facts, listener, sentinel, int(order["slot"])).run(commands)
+            Runner(model, lanes, facts, listener, sentinel, int(order["slot"])).run(commands)
     except TilthError as error:
         _tell(replies, error_facts(error))
+    else:
+        # What engines hold may take long to unwind and has nobody to go to.
+        os._exit(0)
 
 
 def _tell(replies: TextIO, reply: Mapping[str, object]) -> None:
@@ -74,15 +79,27 @@ def _tell(replies: TextIO, reply: Mapping[str, object]) -> None:
 class Runner:
     """Runs calls of one kind together where the certificate says that it pays.
 
-    One thread talks to the workers and one runs the model, so that the next call is there when the engine is free.
+    One thread talks to the workers and others run the model, so that the next call is there when the engine is free.
+    With `lanes` a call that is alone has the model for itself, and while others wait each lane takes one.
     """
 
-    def __init__(self, model: Model, facts: Facts, listener: socket.socket, sentinel: Sentinel, slot: int) -> None:
-        self._model, self._facts, self._listener = model, facts, listener
+    def __init__(
+        self,
+        model: Model,
+        lanes: Sequence[Model],
+        facts: Facts,
+        listener: socket.socket,
+        sentinel: Sentinel,
+        slot: int,
+    ) -> None:
+        self._model, self._lanes, self._facts, self._listener = model, lanes, facts, listener
         self._sentinel, self._slot = sentinel, slot
         self._waiting: deque[Call] = deque()
         self._came = threading.Condition()
         self._ended = self._crowded = False
+        #: Threads that have calls, those of lanes among them, and when what they run began.
+        self._busy = self._abreast = 0
+        self._began: list[int] = []
         self._answers: deque[tuple[Peer, list[bytes]]] = deque()
         self._answered = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._peers: dict[int, Peer] = {}
@@ -91,8 +108,17 @@ class Runner:
     def run(self, commands: TextIO) -> None:
         """Answer until `commands` closes."""
         threading.Thread(target=self._talk, args=(commands.fileno(),), daemon=True).start()
-        while calls := self._next():
-            self._answer(calls)
+        for lane in self._lanes:
+            threading.Thread(target=self._run, args=(lane,), kwargs={"abreast": True}, daemon=True).start()
+        self._run(self._model, abreast=False)
+
+    def _run(self, model: Model, *, abreast: bool) -> None:
+        while calls := self._next(abreast):
+            self._answer(calls, model)
+            with self._came:
+                self._busy -= 1
+                self._abreast -= abreast
+                self._came.notify_all()
 
     # -- the thread that talks
 
@@ -105,7 +131,7 @@ class Runner:
         finally:
             with self._came:
                 self._ended = True
-                self._came.notify()
+                self._came.notify_all()
 
     def _heard(self, commands: int) -> bool:
         """Read and write what there is; return False when there is nothing to live for."""
@@ -144,21 +170,30 @@ class Runner:
             until = time.monotonic() + wait_s if isinstance(wait_s, float) else 0.0
             with self._came:
                 self._waiting.append(Call(peer, number, inputs, count, kind, until, time.monotonic_ns()))
-                self._came.notify()
+                self._came.notify_all()
         if peer.closed:
             self._poll.unregister(peer.fd)
             del self._peers[peer.fd]
             peer.close()
 
-    # -- the thread that runs the model
+    # -- the threads that run the model
 
-    def _next(self) -> list[Call]:
-        """Wait for calls and take those that run together; none when it is over."""
+    def _may(self, abreast: bool) -> bool:
+        """Return whether waiting calls are for a lane, or for the model that takes one call at a time."""
+        if not self._waiting or not self._lanes:
+            return bool(self._waiting)
+        crowd = self._abreast > 0 or (len(self._waiting) > 1 and not self._busy)
+        return crowd if abreast else not crowd and not self._busy
+
+    def _next(self, abreast: bool) -> list[Call]:
+        """Wait for calls that are for this thread and take those that run together; none when it is over."""
         with self._came:
-            while not self._waiting and not self._ended:
+            while not self._ended and not self._may(abreast):
                 self._came.wait()
             if self._ended:
                 return []
+            self._busy += 1
+            self._abreast += abreast
             self._gather()
             return self._taken()
 
@@ -185,7 +220,7 @@ class Runner:
         self._crowded = len(batch) > 1 or bool(self._waiting)
         return batch
 
-    def _answer(self, calls: list[Call]) -> None:
+    def _answer(self, calls: list[Call], model: Model) -> None:
         late = [call for call in calls if call.until and call.until <= time.monotonic()]
         for call in late:
             self._reply(call, pack(call.number, error_facts(_too_late()), {}))
@@ -193,23 +228,33 @@ class Runner:
         if not calls:
             return
         began = time.monotonic_ns()
-        self._sentinel.enter(self._slot)
+        self._note(began, self._began.append)
         try:
-            outputs = self._model.run(together([call.inputs for call in calls], self._facts.signature))
+            outputs = model.run(together([call.inputs for call in calls], self._facts.signature))
             parts = apart(outputs, [call.rows for call in calls], self._facts.signature)
         except TilthError as error:
-            self._blame(calls, error)
+            self._blame(calls, model, error)
             return
         except Exception as error:  # an engine's own, of any class
-            self._blame(calls, UnavailableError("the engine failed", why=f"{type(error).__name__}: {error}"[:600]))
+            failure = UnavailableError("the engine failed", why=f"{type(error).__name__}: {error}"[:600])
+            self._blame(calls, model, failure)
             return
         finally:
-            self._sentinel.leave()
+            self._note(began, self._began.remove)
         took = time.monotonic_ns() - began
         rows = sum(call.rows for call in calls)
         for call, part in zip(calls, parts, strict=True):
             self._send(call, part, {"queue_ns": began - call.came_ns, "compute_ns": took, "batch": rows})
             rows = 0
+
+    def _note(self, began: int, change: Callable[[int], None]) -> None:
+        """Tell the supervisor since when the oldest call runs."""
+        with self._came:
+            change(began)
+            if self._began:
+                self._sentinel.enter(self._slot, self._began[0])
+            else:
+                self._sentinel.leave()
 
     def _send(self, call: Call, outputs: Mapping[str, Value], facts: Mapping[str, object]) -> None:
         try:
@@ -225,11 +270,11 @@ class Runner:
         self._answers.append((call.peer, pieces))
         os.eventfd_write(self._answered, 1)
 
-    def _blame(self, calls: list[Call], error: TilthError) -> None:
+    def _blame(self, calls: list[Call], model: Model, error: TilthError) -> None:
         """Answer an error; calls that ran together are run one by one, so that only the bad one gets it."""
         if len(calls) > 1:
             for call in calls:
-                self._answer([call])
+                self._answer([call], model)
             return
         self._reply(calls[0], pack(calls[0].number, error_facts(error), {}))
 

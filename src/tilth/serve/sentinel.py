@@ -23,10 +23,10 @@ class Sentinel:
         self._seen, self._looked = (0, 0.0), time.monotonic()
         self._words = memoryview(self._map).cast("Q")
 
-    def enter(self, slot: int) -> None:
-        """Note that the model version in `slot` begins to run."""
+    def enter(self, slot: int, since_ns: int = 0) -> None:
+        """Note that the model version in `slot` begins to run, or since when it does, of `time.monotonic_ns`."""
         words = self._words
-        words[1] = time.monotonic_ns()
+        words[1] = since_ns or time.monotonic_ns()
         words[0] = slot + 1
 
     def leave(self) -> None:

@@ -8,6 +8,7 @@ import ctypes
 import gc
 import json
 import resource
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,8 @@ class _Child:
     def __init__(self, find_engine: Callable[[str], Engine]) -> None:
         self._find_engine = find_engine
         self._session: Session | None = None
+        self._more: list[Session] = []
+        self._loads: Callable[[], Session] | None = None
         self._bare_bytes = 0
         self._rested = False
         self._inputs: dict[str, dict[str, Value]] = {}
@@ -56,8 +59,9 @@ class _Child:
         engine = self._find_engine(made.engine)
         version = engine.version()
         self._bare_bytes = _memory_bytes("VmRSS")
+        self._loads = lambda: engine.load(Path(model), made, from_json(Device, device))
         start = time.perf_counter()
-        self._session = engine.load(Path(model), made, from_json(Device, device))
+        self._session = self._loads()
         load_ms = (time.perf_counter() - start) * 1e3
         return {"load_ms": load_ms, "memory_bytes": self._grown_bytes(), "version": version}
 
@@ -98,6 +102,49 @@ class _Child:
                 break
         gc.enable()
         return {"ns": taken}
+
+    def do_widen(self, count: int) -> dict[str, Any]:
+        """Load the build so often that there are `count` sessions, for `do_abreast`."""
+        self._ready()
+        while self._loads is not None and len(self._more) + 1 < count:
+            self._more.append(self._loads())
+        return {}
+
+    def do_abreast(self, inputs: str, seconds: float) -> dict[str, Any]:
+        """Call all sessions side by side for about `seconds`; return each call's time, and how many a second.
+
+        Each has a thread of its own and one call that is not counted.
+        """
+        sessions, values = [self._ready(), *self._more], self._read(inputs)
+        together = threading.Barrier(len(sessions))
+        taken: list[list[int]] = [[] for _ in sessions]
+        failures: list[Exception] = []
+
+        def calls(number: int) -> None:
+            run, own, clock = sessions[number].run, taken[number], time.perf_counter_ns
+            try:
+                run(values)
+                together.wait()
+                end = clock() + int(seconds * 1e9)
+                while not own or clock() < end:
+                    start = clock()
+                    run(values)
+                    own.append(clock() - start)
+            except Exception as error:
+                failures.append(error)
+                together.abort()
+
+        gc.disable()
+        threads = [threading.Thread(target=calls, args=(number,)) for number in range(len(sessions))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        gc.enable()
+        if failures:
+            raise failures[0]
+        # By lane: they do not end at the same moment.
+        return {"ns": sum(taken, []), "calls_per_s": sum(len(own) * 1e9 / sum(own) for own in taken)}
 
     def do_rest(self, inputs: str) -> dict[str, Any]:
         """Give back memory that only calls need."""

@@ -1,6 +1,7 @@
 """OpenVINO on the CPU."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,10 @@ class OpenVinoEngine:
                 found.append(Option(Precision.INT8, "int8", fixed | rest | more, hopeful))
                 found.append(Option(Precision.INT8, "int8-mixed", fixed | more, hopeful, instead_of="int8"))
         return found
+
+    def on_threads(self, build: Build, threads: int) -> Build:
+        """Return the build with a setting for its threads."""
+        return replace(build, settings={**build.settings, "threads": threads})
 
     def load(self, model: Path, build: Build, device: Device) -> "OpenVinoSession":
         """Compile an ONNX file.

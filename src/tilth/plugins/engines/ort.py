@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,10 @@ class OrtEngine:
                 for one, hopeful in settings
             ]
         return found
+
+    def on_threads(self, build: Build, threads: int) -> Build:
+        """Return the build with a setting for its threads."""
+        return replace(build, settings={**build.settings, "threads": threads})
 
     def load(self, model: Path, build: Build, device: Device) -> "OrtSession":
         """Load an ONNX file.
