@@ -91,9 +91,13 @@ class Site:
         made.settimeout(SOON_S)
         return made
 
+    async def _end(self) -> None:
+        await self.door.close(0.2)
+        self._sweeping.cancel()
+        await asyncio.wait([self._sweeping])
+
     def close(self) -> None:
-        self.do(self.door.close(0.2))
-        self._loop.call_soon_threadsafe(self._sweeping.cancel)
+        self.do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(SOON_S)
 
@@ -398,6 +402,20 @@ def test_a_line_without_end_is_cut_off(site: Site) -> None:
             time.sleep(0.05)
             connection.sendall(b"a" * 100_000)
             assert one(connection)[0] in (400, 431)
+
+
+@pytest.mark.parametrize("more", [b"a" * 100, b"\r\nx\r\n0\r\n" + b"A: b\r\n"], ids=["extension", "trailers"])
+def test_what_comes_beside_a_body_without_end_is_cut_off(site: Site, more: bytes) -> None:
+    with site.connect() as connection:
+        connection.sendall(get("/", "Transfer-Encoding: chunked", method="POST") + b"1;")
+        time.sleep(0.05)
+        connection.sendall(more)
+        for _ in range(300):
+            try:
+                connection.sendall((more[-6:]) * 500)
+            except (BrokenPipeError, ConnectionResetError):
+                break
+        assert one(connection)[0] == 400
 
 
 def test_slow_headers_and_slow_bodies_are_told_so(site: Site) -> None:

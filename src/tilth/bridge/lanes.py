@@ -17,7 +17,7 @@ from tilth.core.device import Device
 from tilth.ports.engine import Engine, SetsThreads
 
 #: Every lane holds the weights once more.
-_MOST = 4
+MOST_LANES = 4
 #: A call that is over sooner is not worth a lane of its own.
 LEAST_MS = 1.0
 #: Below this gain, or where a quarter of the blocks showed none, lanes are not worth their memory.
@@ -34,9 +34,9 @@ def divided(build: Build, p50_ms: float, device: Device, engine: Engine) -> tupl
         return None
     threads = build.settings.get("threads")
     if isinstance(threads, int) and 0 < threads < device.cores:
-        count = min(_MOST, device.cores // threads)
+        count = min(MOST_LANES, device.cores // threads)
         return (build, count) if count > 1 else None
-    count = min(_MOST, device.cores)
+    count = min(MOST_LANES, device.cores)
     return engine.on_threads(build, device.cores // count), count
 
 

@@ -32,6 +32,8 @@ _MOST_TARGET = 2048
 _HEADER_BYTES = 32
 #: Pieces of a body without a length: this many may be of any size, after which they must average so many bytes.
 _PIECES, _PIECE_BYTES = 1024, 256
+#: What may come beside a body in chunks: a share of it, and so many bytes.
+_PADDING, _PADDING_BYTES = 4, 1 << 17
 #: Requests of one pipeline that are answered before other connections have their turn.
 _TURN = 16
 #: How long a client may go on sending what is not read any more, so that it comes to see the refusal.
@@ -112,7 +114,7 @@ class Connection(asyncio.BufferedProtocol):
         self._url, self._headers, self._head_bytes = b"", dict[str, str](), 0
         self._call: Call | None = None
         self._refusal: Reply | None = None
-        self._pieces = 0
+        self._pieces = self._raw = 0
         #: A large body of a known length, read into its place, and how much of it is there.
         self._body: memoryview | None = None
         self._filled = 0
@@ -174,7 +176,7 @@ class Connection(asyncio.BufferedProtocol):
         self._advance()
 
     def _feed(self, data: memoryview) -> None:
-        rest = data[:0]
+        rest, inside = data[:0], self._state is _BODY
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -186,6 +188,8 @@ class Connection(asyncio.BufferedProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > 2 * self._limits.header_bytes:
                 self._refuse(_headers_too_large(self._limits.header_bytes))
+        elif self._state is _BODY and inside and self._is_padded(len(data)):
+            self._refuse(InvalidError("there is too much beside the body", hint="send fewer chunks and no extensions"))
         elif self._state is _BODY and self._refusal is not None:
             # The rest of its body is not read.
             self._end_with(self._call, self._refusal)
@@ -194,6 +198,12 @@ class Connection(asyncio.BufferedProtocol):
         elif self._upgrade:
             # Answered like any other request; after it the client speaks something else.
             self._state = _DEAF
+
+    def _is_padded(self, more: int) -> bool:
+        """Return whether chunk sizes, extensions and trailers take what nobody needs."""
+        self._raw += more
+        size = len(self._call.body) if self._call is not None else 0
+        return self._raw > size + size // _PADDING + _PADDING_BYTES
 
     def _make_place(self, call: Call, rest: memoryview) -> None:
         """Read what is left of a large body, or of one that llhttp leaves alone, straight to where it is used."""
@@ -266,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
         self._room.waiting.pop(self, None)
         self._state, self._until = _HEAD, self._room.now + self._limits.header_s
         self._url, self._headers, self._head_bytes = b"", {}, 0
-        self._refusal, self._pieces = None, 0
+        self._refusal, self._pieces, self._raw = None, 0, 0
 
     def on_url(self, url: bytes) -> None:
         """Take the target, or a part of it."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tilth.bridge.bundle_read import open_bundle
+from tilth.bridge.lanes import MOST_LANES
 from tilth.bridge.model import Model, chosen, load_model
 from tilth.core.build import Build
 from tilth.core.bundle import Choice, Manifest
@@ -74,9 +75,10 @@ def facts_of(path: Path, device: Device) -> Facts:
 
 
 def _lanes(manifest: Manifest, choice: Choice) -> Lanes | None:
-    """Return what was measured of the choice's lanes, None where it has none."""
+    """Return what was measured of the choice's lanes, None where it has none, or more than a search makes."""
     found = next((c for c in manifest.certificates if choice.busy and c.build == choice.busy), None)
-    return found.lanes if found is not None and found.agrees else None
+    lanes = found.lanes if found is not None and found.agrees else None
+    return lanes if lanes is not None and 1 < lanes.count <= MOST_LANES else None
 
 
 def _facts(

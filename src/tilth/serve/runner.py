@@ -303,6 +303,8 @@ class Peer:
         self.fd = connection.fileno()
         self.closed = False
         self._buffer = bytearray()
+        #: Lanes may answer at the same moment.
+        self._sending = threading.Lock()
 
     def received(self) -> list[tuple[int, dict[str, object], dict[str, Value]]]:
         """Read what has come and return the whole messages in it."""
@@ -338,7 +340,8 @@ class Peer:
     def send(self, pieces: list[bytes]) -> None:
         """Write a message; a worker that is gone is noted and misses nothing."""
         try:
-            self._connection.sendall(b"".join(pieces))
+            with self._sending:
+                self._connection.sendall(b"".join(pieces))
         except OSError:
             self.closed = True
 
