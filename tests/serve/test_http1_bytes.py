@@ -159,7 +159,8 @@ def test_no_changed_byte_is_a_fault(data: bytes, changes: list[tuple[int, int]],
 @given(PIPELINES, CUTS)
 def test_what_is_answered_does_not_depend_on_where_bytes_are_cut(data: bytes, cuts: list[int]) -> None:
     """Of refused requests the connection may end sooner or later, so that one answer begins the other."""
-    whole, cut = (exchange(data, one) for one in ([], cuts))
+    # Whether a client is told to go on depends on whether it went on already (RFC 9110, 10.1.1).
+    whole, cut = (exchange(data, one).replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"") for one in ([], cuts))
     shorter, longer = sorted((whole, cut), key=len)
     assert longer.startswith(shorter[: shorter.rfind(b"HTTP/1.1 ")] if 400 <= statuses(shorter)[-1] else shorter)
     if all(status < 400 for status in statuses(longer)):

@@ -200,3 +200,9 @@ def test_a_row_that_hides_a_more_specific_one_is_caught() -> None:
     for index, (kind, _, _) in enumerate(TABLE):
         assert not any(issubclass(later, kind) for later, _, _ in TABLE[index + 1 :]), kind
     assert http_status(errors.UntrustedError("x")) == 403
+
+
+@pytest.mark.parametrize("number", [1e39, 1.35e154, 1e308, -1e308])
+def test_a_number_beyond_float32_is_refused_without_a_warning(number: float) -> None:
+    with pytest.raises(errors.InvalidError, match="FP32"):
+        from_json("x", "FP32", [2], [0.0, number])

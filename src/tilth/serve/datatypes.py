@@ -155,10 +155,10 @@ def _cast(name: str, datatype: str, shape: Sequence[int], array: Array, kind: "n
     if kind.kind == "f" and have in "fiu":
         if have == "f" and kind.itemsize == 8:
             return array
-        if kind.itemsize == 4 and array.ndim == 1 and array.size <= _FEW and array.dot(array) < _SMALL:
-            return array.astype(kind)
-        # A float64 beyond float32 becomes an infinity, and so does the sum.
+        # A float64 beyond float32 becomes an infinity, and so does the sum, or the sum of squares.
         with np.errstate(over="ignore", invalid="ignore"):
+            if kind.itemsize == 4 and array.ndim == 1 and array.size <= _FEW and array.dot(array) < _SMALL:
+                return array.astype(kind)
             made = array.astype(kind)
             suspect = not math.isfinite(np.add.reduce(made, axis=None))
         if suspect and not np.array_equal(np.isfinite(made), np.isfinite(array)):

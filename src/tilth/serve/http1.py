@@ -324,7 +324,7 @@ class Connection(asyncio.BufferedProtocol):
             raise InvalidError("an upgrade is offered with a body in chunks", hint="send Content-Length")
         if length is not None and int(length) > limits.body_bytes:
             self._refusal = self._app.refused(too_large(limits.body_bytes), call)
-        elif headers.get("expect", "").lower() == "100-continue" and (length or coding) and not self._queue:
+        elif headers.get("expect", "").lower() == "100-continue" and (int(length or 0) or coding) and not self._queue:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
