@@ -24,13 +24,13 @@ ANSWER = re.compile(
 
 
 class App:
-    """Answers with all that it was asked, and refuses one path by its head."""
+    """Answers with all that it was asked, the body in hex lest it look like HTTP; refuses one path by its head."""
 
     def admit(self, call: Call) -> Reply | None:
         return self.refused(InvalidError("no"), call) if call.target == "/no" else None
 
     def answer(self, call: Call) -> Reply:
-        return 200, b"", f"{call.method} {call.target} {sorted(call.headers)} ".encode() + bytes(call.body)
+        return 200, b"", f"{call.method} {call.target} {sorted(call.headers)} {bytes(call.body).hex()}".encode()
 
     def refused(self, error: TilthError, call: Call | None) -> Reply:
         return http_status(error), b"", b"refused"
