@@ -395,6 +395,18 @@ def test_a_target_that_is_not_a_path_is_refused(site: Site, target: str) -> None
     assert not site.app.seen
 
 
+def test_a_request_behind_a_large_body_is_not_taken_for_large_headers(site: Site) -> None:
+    chunked = get("/", "Transfer-Encoding: chunked", method="POST") + b"9000\r\n" + bytes(0x9000) + b"\r\n0\r\n\r\n"
+    for first in (chunked, post(bytes(12_000))):
+        with site.connect() as connection:
+            connection.sendall(b"GET /a HT")
+            time.sleep(0.05)
+            connection.sendall(b"TP/1.1\r\nHost: x\r\n\r\n" + first + get("/next")[:-4])
+            time.sleep(0.1)
+            connection.sendall(b"\r\n\r\n")
+            assert [one(connection)[0] for _ in range(3)] == [200, 200, 200]
+
+
 def test_a_line_without_end_is_cut_off(site: Site) -> None:
     for start in (b"GET /", b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\nX"):
         with site.connect() as connection:

@@ -177,6 +177,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _feed(self, data: memoryview) -> None:
         rest, inside = data[:0], self._state is _BODY
+        # Another request may begin in what comes; of the two, this is the one whose head goes on.
+        head = self._headers if self._state is _HEAD else None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -185,7 +187,7 @@ class Connection(asyncio.BufferedProtocol):
             cause = error.__context__
             self._refuse(cause if isinstance(cause, TilthError) else _unsound(str(error)))
         if self._state is _HEAD:
-            self._head_bytes += len(data)
+            self._head_bytes += len(data) if self._headers is head else 0
             if self._head_bytes > 2 * self._limits.header_bytes:
                 self._refuse(_headers_too_large(self._limits.header_bytes))
         elif self._state is _BODY and inside and self._is_padded(len(data)):
