@@ -5,12 +5,14 @@ import sys
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tilth.core.errors import MissingError
 
 if TYPE_CHECKING:
     from tilth.core.device import Device
+    from tilth.ports.blob_store import BlobStore
     from tilth.ports.engine import Engine
     from tilth.ports.frontend import Frontend
     from tilth.ports.prober import Prober
@@ -38,6 +40,15 @@ _ROLES = {
     "capture": "tilth.bridge.capture_child:serve",
     "worker": "tilth.serve.worker:serve",
     "runner": "tilth.serve.runner:serve",
+    "inspect": "tilth.control.intake.inspector:serve",
+}
+_OBJECTS = "tilth.plugins.blobs.objects:ObjectStore"
+_BLOBS = {
+    "file": "tilth.plugins.blobs.folder:FolderStore",
+    "s3": _OBJECTS,
+    "gs": _OBJECTS,
+    "az": _OBJECTS,
+    "memory": _OBJECTS,
 }
 
 
@@ -85,6 +96,24 @@ def this_device() -> "Device":
     raise MissingError(
         "no CPU was recognised", why="no prober found one", hint="run `tilth devices` and `tilth doctor`"
     )
+
+
+def blob_store(address: str) -> "BlobStore":
+    """Return the place for blobs that an address names: a folder, or `s3://`, `gs://` and `az://` with a bucket.
+
+    Raises:
+        MissingError: no place is of that kind.
+        UnavailableError: it cannot be used.
+    """
+    scheme, _, rest = address.partition("://") if "://" in address else ("file", "", address)
+    known = {**_BLOBS, **{point.name: point.value for point in entry_points(group="tilth.blobs")}}
+    if scheme not in known:
+        raise MissingError(
+            f"blobs cannot be kept at `{scheme}://`",
+            why="known: a folder, " + ", ".join(f"{name}://" for name in known if name != "file"),
+            hint="give a folder, or an address such as s3://bucket/prefix",
+        )
+    return cast("BlobStore", load(known[scheme])(Path(rest) if scheme == "file" else address))
 
 
 def load(path: str) -> Any:
@@ -141,6 +170,8 @@ def _serve_child(role: str, commands: int, replies: int) -> None:
             serve(frontends(), engine, open_model, reading, writing)
         elif role in ("worker", "runner"):
             serve(engines(), this_device, reading, writing)
+        elif role == "inspect":
+            serve(reading, writing)
         else:
             serve(engine, reading, writing)
 

@@ -26,11 +26,11 @@ from hypothesis.extra import numpy as hnp
 from tilth.bridge import manifest as manifest_limits
 from tilth.bridge import model_checks, model_file, model_walk, stored_zip, tensor_bytes
 from tilth.bridge.arrays import decode_array
-from tilth.bridge.blob import FileRange, sizes_of
 from tilth.bridge.bundle_read import open_bundle
 from tilth.bridge.bundle_write import encode_array, encode_value, write_bundle
 from tilth.bridge.manifest import decode_manifest
 from tilth.bridge.skeleton import Parts, split
+from tilth.core.blob import FileRange, sizes_of
 from tilth.core.digest import canonical_json, digest
 from tilth.core.errors import (
     InvalidError,

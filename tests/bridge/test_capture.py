@@ -13,11 +13,11 @@ from onnx import helper as h
 from tilth import wiring
 from tilth.bridge.agreement import Tolerance
 from tilth.bridge.arrays import decode_array
-from tilth.bridge.blob import bytes_of
 from tilth.bridge.capture import Captured, Terms, capture
 from tilth.bridge.capture_child import frontend_for, loader
 from tilth.bridge.import_apart import as_error
 from tilth.bridge.measure.worker import WorkerFailed
+from tilth.core.blob import bytes_of
 from tilth.core.build import Refusal, Verdict
 from tilth.core.device import Device
 from tilth.core.errors import InvalidError, MissingError, RefusedError, TilthError, UnsupportedError

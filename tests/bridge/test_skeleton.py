@@ -10,8 +10,8 @@ from bundle_samples import BIAS, WEIGHTS, external, model, tensor
 from onnx import ModelProto, TensorProto
 from onnx import helper as h
 
-from tilth.bridge.blob import FileRange, bytes_of
 from tilth.bridge.skeleton import Parts, join, split
+from tilth.core.blob import FileRange, bytes_of
 from tilth.core.digest import digest
 from tilth.core.errors import TilthError, UntrustedError
 

@@ -21,18 +21,18 @@ from tilth.bridge.interface import read_signature
 from tilth.bridge.model import Model
 from tilth.bridge.model_checks import check_model
 from tilth.bridge.value_file import entries, grouped
+from tilth.core.address import parse
 from tilth.core.build import Build, Precision
 from tilth.core.errors import TilthError
+from tilth.core.host import HostRule
 from tilth.core.signature import Signature
 from tilth.ports.arrays import Array, Value
 from tilth.serve.access import Access
-from tilth.serve.address import parse
 from tilth.serve.background import Background
 from tilth.serve.batching import Batching
 from tilth.serve.datatypes import DATATYPES, datatype_of, from_raw, to_raw
 from tilth.serve.door import GrpcDoor, HttpDoor
 from tilth.serve.grpc_messages import SERVICE, messages
-from tilth.serve.host import HostRule
 from tilth.serve.limits import Limits
 from tilth.serve.loading import Facts
 from tilth.serve.logs import Log

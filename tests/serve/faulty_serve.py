@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from tilth import wiring
+from tilth.core.address import parse
 from tilth.serve import sources
-from tilth.serve.address import parse
 from tilth.serve.limits import Limits
 from tilth.serve.logs import Log
 from tilth.serve.settings import Settings

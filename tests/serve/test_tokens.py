@@ -628,7 +628,7 @@ def test_a_server_without_jwts_needs_no_library_and_one_with_them_says_which(tmp
     (tmp_path / "public.pem").write_bytes(public_pem(ED))
     (tmp_path / "public.pem").chmod(0o600)
     code = f"""
-import sys, tilth.serve.access, tilth.serve.host
+import sys, tilth.serve.access, tilth.core.host
 assert not {{"joserfc", "cryptography"}} & {{name.partition(".")[0] for name in sys.modules}}
 sys.modules["joserfc"] = None
 try:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tilth.bridge.blob import BlobSource, FileRange
 from tilth.bridge.bundle_read import Bundle, open_bundle
 from tilth.bridge.bundle_write import write_bundle
 from tilth.bridge.cache import Cache, key
@@ -25,6 +24,7 @@ from tilth.bridge.search import Progress, Search, State, estimate_limits
 from tilth.bridge.sight import Examiner, Sight, rows_at_once, write_pieces
 from tilth.bridge.value_file import read_values, write_values
 from tilth.bridge.variants import Kitchen, Variant
+from tilth.core.blob import BlobSource, FileRange
 from tilth.core.build import Build
 from tilth.core.bundle import Choice, Manifest, Refused
 from tilth.core.certificate import Certificate, Lanes

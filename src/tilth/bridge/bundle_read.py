@@ -11,7 +11,6 @@ from typing import IO
 from onnx import ModelProto
 
 from tilth.bridge.arrays import check_array, decode_array
-from tilth.bridge.blob import FileRange, read_all, read_range
 from tilth.bridge.container import Container, Opened, open_container
 from tilth.bridge.disk import clear_errors, emptied_on_error, new_file
 from tilth.bridge.manifest import arrays, decode_manifest
@@ -19,6 +18,7 @@ from tilth.bridge.model_checks import check_model
 from tilth.bridge.model_file import parse_model
 from tilth.bridge.skeleton import facts, join
 from tilth.core import bundle as record
+from tilth.core.blob import FileRange, read_all, read_range
 from tilth.core.digest import digest as digest_of
 from tilth.core.errors import InvalidError, MissingError, UntrustedError
 from tilth.core.graph import Graph

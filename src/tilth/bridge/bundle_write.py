@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import IO
 
 from tilth.bridge.arrays import encode_array, encode_value
-from tilth.bridge.blob import BlobSource, chunks_of, size_of, sizes_of
 from tilth.bridge.container import BLOBS, MANIFEST
 from tilth.bridge.disk import clear_errors, new_file, put, sibling, sync_folder
 from tilth.bridge.manifest import encode_manifest
+from tilth.core.blob import BlobSource, chunks_of, size_of, sizes_of
 from tilth.core.bundle import Manifest
 from tilth.core.digest import digest as digest_of
 from tilth.core.errors import InvalidError, RefusedError, UntrustedError

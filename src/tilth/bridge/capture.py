@@ -13,11 +13,11 @@ import numpy as np
 from tilth.bridge.agreement import Tolerance, compare, objections
 from tilth.bridge.arrays import encode_value
 from tilth.bridge.batch import resized, rows, size_bytes
-from tilth.bridge.blob import BlobSource, bytes_of, sizes_of
 from tilth.bridge.check_values import checked
 from tilth.bridge.interface import fixed_batch, proven_outputs, read_signature
 from tilth.bridge.sample import made_samples
 from tilth.bridge.skeleton import Parts, join, split
+from tilth.core.blob import BlobSource, bytes_of, sizes_of
 from tilth.core.build import Precision
 from tilth.core.bundle import SCHEMA, Case, Golden, Manifest, Source
 from tilth.core.bundle import Value as Record

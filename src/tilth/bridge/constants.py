@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
-from tilth.bridge.blob import read_all
 from tilth.bridge.external import external_of, opened_below
 from tilth.bridge.model_walk import DEFAULT_DOMAINS
 from tilth.bridge.tensor_bytes import byte_count
+from tilth.core.blob import read_all
 from tilth.ports.arrays import Array
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tilth.bridge.blob import FileRange, not_regular, open_regular, read_all
 from tilth.bridge.manifest import MAX_BLOBS, MAX_MANIFEST_BYTES
 from tilth.bridge.stored_zip import Member, read_members
+from tilth.core.blob import FileRange, not_regular, open_regular, read_all
 from tilth.core.errors import InvalidError, MissingError, UnavailableError, UntrustedError
 
 MANIFEST = "manifest.json"

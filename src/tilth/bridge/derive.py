@@ -10,11 +10,11 @@ from typing import Any, TextIO, overload
 import onnx
 
 from tilth.bridge.batch import row_of, rows
-from tilth.bridge.blob import bytes_of
 from tilth.bridge.measure.tether import tie_to_parent
 from tilth.bridge.recipes import RECIPES
 from tilth.bridge.skeleton import split
 from tilth.bridge.value_file import read_values
+from tilth.core.blob import bytes_of
 from tilth.core.build import Build, Precision, Scalar
 from tilth.core.device import Device
 from tilth.core.errors import TilthError, UnsupportedError

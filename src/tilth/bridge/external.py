@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from tilth.bridge.blob import not_regular, open_regular
+from tilth.core.blob import not_regular, open_regular
 from tilth.core.errors import InvalidError, MissingError, UntrustedError
 
 MAX_LOCATION_CHARS = 1024

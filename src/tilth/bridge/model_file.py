@@ -7,8 +7,8 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
-from tilth.bridge.blob import open_regular, read_all
 from tilth.bridge.model_checks import check_model
+from tilth.core.blob import open_regular, read_all
 from tilth.core.errors import InvalidError, MissingError, UnavailableError, UnsupportedError
 
 MAX_MODEL_BYTES = (1 << 31) - 1

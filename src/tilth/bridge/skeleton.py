@@ -8,12 +8,12 @@ from pathlib import Path
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
 
-from tilth.bridge.blob import BlobSource, FileRange, read_all, read_range
 from tilth.bridge.external import External, external_of, opened_below
 from tilth.bridge.model_checks import BLOB_BYTES, check_model
 from tilth.bridge.model_file import parse_model
 from tilth.bridge.model_walk import DEFAULT_DOMAINS, Body, Held, bodies
 from tilth.bridge.tensor_bytes import byte_count, raw_bytes
+from tilth.core.blob import BlobSource, FileRange, read_all, read_range
 from tilth.core.digest import digest as digest_of
 from tilth.core.dtype import NAMES
 from tilth.core.errors import UntrustedError

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tilth.bridge.blob import read_all
+from tilth.core.blob import read_all
 from tilth.core.errors import UntrustedError
 
 MAX_DIRECTORY_BYTES = 32 << 20

@@ -20,6 +20,7 @@ COMMANDS: Table = (
     ("run", "tilth.cli.run", "Run a bundle on arrays from a file."),
     ("bench", "tilth.cli.bench", "Measure a bundle's build again on this machine."),
     ("serve", "tilth.cli.serve", "Serve bundles over the Open Inference Protocol, REST and gRPC."),
+    ("up", "tilth.cli.up", "Start a control plane: registry, endpoints, users and console."),
     ("devices", "tilth.cli.devices", "List the chips on this machine that can run a build."),
     ("engines", "tilth.cli.engines", "List the engines, installed or not, and the chips they refuse."),
     ("doctor", "tilth.cli.doctor", "Look for what makes builds slow, wrong or unsafe on this machine."),

@@ -16,10 +16,10 @@ from tilth.bridge.request import Request
 from tilth.bridge.search import Progress
 from tilth.cli.output import AsJson
 from tilth.cli.quantity import seconds, share, size_bytes
+from tilth.core.address import check_exposure, check_key_files, parse
 from tilth.core.errors import InvalidError, MissingError
 from tilth.core.version import VERSION
 from tilth.serve import sources
-from tilth.serve.address import check_exposure, check_key_files, parse
 from tilth.serve.limits import Limits
 from tilth.serve.logs import Log
 from tilth.serve.settings import Settings

@@ -9,12 +9,12 @@ import orjson
 
 from tilth.bridge.value_file import entries, grouped
 from tilth.core.errors import InvalidError, MissingError, TilthError
+from tilth.core.host import HostRule
 from tilth.ports.arrays import Array, Value
 from tilth.serve import rest_infer, rest_rows
 from tilth.serve.access import Access, UnauthenticatedError
 from tilth.serve.body import packed, unpacked
 from tilth.serve.failure import OverloadedError
-from tilth.serve.host import HostRule
 from tilth.serve.http1 import Call, Reply
 from tilth.serve.logs import Log, request_id
 from tilth.serve.metadata import model_config, model_metadata

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tilth.serve.address import Address
+from tilth.core.address import Address
 from tilth.serve.limits import Limits
 from tilth.serve.plan import Isolation
 from tilth.serve.sources import Models

@@ -10,10 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from tilth.core.address import Address
 from tilth.core.device import Device
 from tilth.core.errors import MissingError, TilthError, UnavailableError
 from tilth.serve import sources
-from tilth.serve.address import Address
 from tilth.serve.background import Background
 from tilth.serve.fleet import Fleet, Worker
 from tilth.serve.frame import error_facts

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilth.bridge.blob import open_regular, read_all
+from tilth.core.blob import open_regular, read_all
 from tilth.core.digest import digest
 from tilth.core.errors import InvalidError, RefusedError
 

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tilth.bridge.measure.tether import tie_to_parent
+from tilth.core.address import parse
 from tilth.core.device import Device
 from tilth.core.errors import TilthError
+from tilth.core.host import HostRule
 from tilth.ports.engine import Engine
 from tilth.serve.access import Access
-from tilth.serve.address import parse
 from tilth.serve.background import Background
 from tilth.serve.capture import Capture
 from tilth.serve.door import GrpcDoor, HttpDoor
 from tilth.serve.frame import error_facts, raised
-from tilth.serve.host import HostRule
 from tilth.serve.jwt import load_jwt_key
 from tilth.serve.limits import Limits
 from tilth.serve.loading import Facts, load

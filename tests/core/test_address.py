@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tilth.core.address import Address, check_exposure, check_key_files, parse, parse_host
 from tilth.core.errors import InvalidError, MissingError, RefusedError, UntrustedError
-from tilth.serve.address import Address, check_exposure, check_key_files, parse, parse_host
 
 HERE = [Address("127.0.0.1", 8751), Address("::1", 8751), Address("localhost", 0), Address("127.9.9.9", 1)]
 ALL = "0.0.0.0"  # noqa: S104 - refused here, never bound

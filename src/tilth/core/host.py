@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 
+from tilth.core.address import Address, parse_host
 from tilth.core.errors import InvalidError
-from tilth.serve.address import Address, parse_host
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _MAX_SEEN = 1024

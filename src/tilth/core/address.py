@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilth.bridge.blob import open_regular
+from tilth.core.blob import open_regular
 from tilth.core.errors import InvalidError, RefusedError
 
 _MAX_PORT = 65535

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tilth.core.address import Address
 from tilth.core.errors import InvalidError
-from tilth.serve.address import Address
-from tilth.serve.host import HostRule
+from tilth.core.host import HostRule
 
 LOCAL = HostRule([Address("127.0.0.1", 8751), Address("::1", 8751)], ["gpu1.example", "[2001:DB8::1]"])
 PUBLIC = HostRule([Address("10.0.0.1", 8751)])

@@ -1,0 +1,168 @@
+"""`tilth up`: a control plane on this machine."""
+
+import asyncio
+import json
+import logging
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tilth import wiring
+from tilth.cli.output import AsJson
+from tilth.control.api.app import guarded
+from tilth.control.home import Home, default_home
+from tilth.control.listener import bound, listening
+from tilth.control.plane import ControlPlane, Settings
+from tilth.core.address import Address, check_exposure, check_key_files, parse, parse_host
+from tilth.core.errors import InvalidError, UnavailableError
+from tilth.core.host import HostRule
+
+_WAIT_S = 30.0
+HomeFolder = Annotated[Path | None, typer.Option("--home", help="Folder of everything that it keeps.")]
+Texts = list[str] | None
+
+
+def command(
+    home: HomeFolder = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of API and console.")] = 8750,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    store: Annotated[str, typer.Option("--store", help="Database, e.g. postgresql://...; default: SQLite.")] = "",
+    blobs: Annotated[str, typer.Option("--blobs", help="Place for blobs: a folder, s3://bucket/prefix ...")] = "",
+    serve_http: Annotated[str, typer.Option("--serve-http", help="Where endpoints answer REST.")] = "127.0.0.1:8751",
+    serve_grpc: Annotated[str, typer.Option("--serve-grpc", help="Where endpoints answer gRPC.")] = "127.0.0.1:8752",
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate chain, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, PEM.")] = None,
+    allow_host: Annotated[Texts, typer.Option("--allow-host", help="A Host to take on loopback, too.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback without TLS.")] = False,
+    new_token: Annotated[bool, typer.Option("--new-token", help="Make another token of the administrator.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Go on in the background.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start a control plane: registry, endpoints, users, events and console, on one port of this machine.
+
+    The first start makes an administrator and prints its token, once. Ctrl-C, SIGTERM or `tilth down` ends it.
+
+    Raises:
+        TilthError: see docs/reference/exit-codes.md.
+    """
+    place = Home((home or default_home()).absolute())
+    address = Address(parse_host(host), port)
+    if (tls_cert is None) != (tls_key is None):
+        raise InvalidError("TLS needs both a certificate and its key", hint="give --tls-cert and --tls-key")
+    check_exposure([address], tls=tls_cert is not None, tokens=True, insecure=insecure)
+    if tls_cert is not None and tls_key is not None:
+        check_key_files(tls_cert, tls_key)
+    for text in (serve_http, serve_grpc):
+        parse(text)
+    if detach:
+        _detached(place, as_json)
+        return
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    with place.held():
+        settings = Settings(
+            home=place,
+            store=store or os.environ.get("TILTH_STORE", "") or f"sqlite:///{place.store}",
+            serve_http=serve_http,
+            serve_grpc=serve_grpc,
+            node=_node_name(),
+            inspect=wiring.worker_command("inspect"),
+            tilth=(sys.executable, "-m", "tilth"),
+            serve_more=_serve_more(tls_cert, tls_key, serve_http, insecure),
+            devices=[device for prober in wiring.probers() for device in prober.devices()],
+        )
+        listener = bound(address)
+        plane = ControlPlane(settings, wiring.blob_store(blobs or str(place.blobs)))
+        first = plane.first_token()
+        if new_token and first is None:
+            first = plane.new_admin_token(f"made at a start, {time.strftime('%Y-%m-%d %H.%M')}")
+        rule = HostRule([address], allow_host or ())
+        asyncio.run(_run(plane, place, listener, rule, first, (tls_cert, tls_key), as_json))
+
+
+async def _run(
+    plane: ControlPlane,
+    place: Home,
+    listener: Any,
+    rule: HostRule,
+    first: str | None,
+    tls: tuple[Path | None, Path | None],
+    as_json: bool,
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    scheme = "https" if tls[0] else "http"
+    name, port = listener.getsockname()[:2]
+    url = f"{scheme}://{Address(name, port)}"
+    async with listening(guarded(plane.desk.app, rule), listener, *tls):
+        await plane.start()
+        place.tell({"pid": os.getpid(), "address": url})
+        _say(url, first, as_json)
+        await stop.wait()
+        plane.ready = False
+    place.forget()
+    await plane.stop()
+
+
+def _say(url: str, token: str | None, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"address": url, "token": token, "pid": os.getpid()}))
+    else:
+        typer.echo(f"control plane and console: {url}")
+        if token is not None:
+            typer.echo(f"administrator's token, shown this once: {token}")
+            typer.echo(f"next: tilth login {url}")
+        typer.echo("Ctrl-C ends it")
+    sys.stdout.flush()
+
+
+def _detached(place: Home, as_json: bool) -> None:
+    """Start the same command again in the background, and wait until it is ready."""
+    arguments = [one for one in sys.argv[1:] if one not in ("-d", "--detach", "--json")]
+    place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = place.folder / "control.log"
+    with log.open("ab") as errors:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "tilth", *arguments, "--json"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+    assert started.stdout is not None  # noqa: S101 - asked for above
+    line = started.stdout.readline()
+    told: dict[str, Any] = json.loads(line) if line.startswith(b"{") else {}
+    if "address" not in told:
+        raise UnavailableError(
+            told.get("what", "the control plane did not start"),
+            why=told.get("why", ""),
+            hint=told.get("hint") or f"its log is `{log}`",
+        )
+    if as_json:
+        typer.echo(json.dumps(told))
+    else:
+        typer.echo(f"control plane and console: {told['address']}")
+        if told["token"]:
+            typer.echo(f"administrator's token, shown this once: {told['token']}")
+        typer.echo("`tilth down` ends it")
+
+
+def _serve_more(cert: Path | None, key: Path | None, http: str, insecure: bool) -> tuple[str, ...]:
+    if cert is not None and key is not None:
+        return ("--tls-cert", str(cert.absolute()), "--tls-key", str(key.absolute()))
+    return () if parse(http).loopback or not insecure else ("--insecure",)
+
+
+def _node_name() -> str:
+    name = re.sub(r"[^a-z0-9-]+", "-", platform.node().lower()).strip("-")[:64]
+    return name or "this-machine"

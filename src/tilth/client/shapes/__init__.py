@@ -1,0 +1,1 @@
+"""What goes over the wire between the control plane and its clients; one definition for both."""

@@ -1,0 +1,1 @@
+"""What comes in from outside: blobs on their way, and bundles before anybody can see them."""

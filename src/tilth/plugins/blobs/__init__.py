@@ -1,0 +1,1 @@
+"""Places for blobs, one file each."""
