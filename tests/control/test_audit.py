@@ -19,7 +19,7 @@ def written(database: Database, count: int = 5) -> list[Event]:
     for number in range(count):
         with database.write() as connection:
             event = Event("u1", "model.make", f"models/m{number}", "p1", {"note": "ä \u2028 '", "number": number})
-            made.append(audit.append(connection, event))
+            made += audit.append(connection, event)
     return made
 
 

@@ -12,7 +12,10 @@ from tilth.core.errors import RefusedError, UnavailableError
 
 
 def test_a_second_process_is_refused_and_told_which_one_has_it(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from tilth.control.home import Home\nwith Home(Path(sys.argv[1])).held(): print('held')"
+    code = (
+        "import sys; from pathlib import Path; from tilth.control.home import Home\n"
+        "with Home(Path(sys.argv[1])).held(): print('held')"
+    )
     with Home(tmp_path / "h").held():
         second = subprocess.run([sys.executable, "-c", code, tmp_path / "h"], capture_output=True, text=True)
         assert "held" not in second.stdout and f"process {os.getpid()} has it" in second.stderr

@@ -1,6 +1,7 @@
 """`tilth up`: a control plane on this machine."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -85,7 +86,8 @@ def command(
         if new_token and first is None:
             first = plane.new_admin_token(f"made at a start, {time.strftime('%Y-%m-%d %H.%M')}")
         rule = HostRule([address], allow_host or ())
-        asyncio.run(_run(plane, place, listener, rule, first, (tls_cert, tls_key), as_json))
+        with asyncio.Runner(loop_factory=wiring.load("uvloop:new_event_loop")) as runner:
+            runner.run(_run(plane, place, listener, rule, first, (tls_cert, tls_key), as_json))
 
 
 async def _run(
@@ -106,6 +108,11 @@ async def _run(
     url = f"{scheme}://{Address(name, port)}"
     async with listening(guarded(plane.desk.app, rule), listener, *tls):
         await plane.start()
+        # What is loaded stays: looking through it for garbage again and again stalls every request for 60 ms.
+        gc.collect()
+        gc.freeze()
+        # A thread that comes back from the store waits that long for one that computes; there are several in a request.
+        sys.setswitchinterval(0.0005)
         place.tell({"pid": os.getpid(), "address": url})
         _say(url, first, as_json)
         await stop.wait()

@@ -31,9 +31,7 @@ class Change:
     def tell(self, action: str, subject: str, project_id: str | None = None, **details: Any) -> None:
         """Add an event to the audit log, in the same transaction."""
         actor = f"user:{self.principal.name}"
-        self.events.append(
-            append(self.connection, Event(actor, action, subject, project_id, details, at_us=self.at_us))
-        )
+        self.events += append(self.connection, Event(actor, action, subject, project_id, details, at_us=self.at_us))
 
     def update(self, table: sa.Table, row_id: str, rev: int, values: dict[str, Any]) -> None:
         """Change a row whose `rev` was read in this transaction."""

@@ -16,24 +16,27 @@ def etag(rev: int, seen: int | None = None) -> str:
 
 
 def expect(match: str | None, rev: int) -> None:
-    """Return when an If-Match header, None for none, allows a change of revision `rev`.
+    """Return when an If-Match header, None for none, allows a change of revision `rev`, 0 for what is not there.
 
     Raises:
-        StaleError: it names other revisions.
+        StaleError: it names other revisions, or asks for any and there is none.
     """
-    if match is None or match.strip() == "*":
+    if match is None or (match.strip() == "*" and rev > 0):
         return
     found = [_TAG.fullmatch(part.strip()) for part in match[:1000].split(",")]
     if not any(one is not None and int(one[1]) == rev for one in found):
         raise StaleError(
             "it was changed meanwhile",
-            why=f"`If-Match` says {ascii(match[:80])}, and it is at revision {rev}",
+            why=f"`If-Match` says {ascii(match[:80])}, and " + (f"it is at revision {rev}" if rev else "it is not there"),
             hint="read it again, and decide anew",
         )
 
 
 def same(none_match: str | None, tag: str) -> bool:
-    """Return whether an If-None-Match header says that the client has what `tag` names."""
-    return none_match is not None and (
-        none_match.strip() == "*" or tag in [one.strip() for one in none_match.split(",")]
-    )
+    """Return whether an If-None-Match header says that the client has what `tag` names.
+
+    What is on its way may have made a tag weak (RFC 9110, section 13.1.2 compares so that it is the same).
+    """
+    if none_match is None:
+        return False
+    return none_match.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in none_match.split(",")]

@@ -11,6 +11,9 @@ from typing import Any
 from tilth.core.errors import InvalidError
 
 MOST_VERSIONS = 8
+#: Shares are counted in parts, thousandths of a percent, so that rounding leaves nothing over.
+_PART = 1000
+_WHOLE = 100 * _PART
 
 
 @dataclass(frozen=True)
@@ -39,34 +42,32 @@ def deployed(before: Shares, version: str, traffic: float, shadow: float) -> Sha
     """Return the shares when `version` gets `traffic` percent, and sees `shadow` percent without answering.
 
     The first version of an endpoint answers everything. The others keep their proportions of what is left; those that
-    have nothing left are gone.
+    have nothing left are gone. Shares are rounded to thousandths of a percent, and none to nothing or everything.
 
     Raises:
         InvalidError: it would be both, or neither, or too many versions.
     """
     if shadow and traffic and traffic < 100:
         raise InvalidError("a version either answers or looks on", why=f"traffic is {traffic:g} and shadow {shadow:g}")
+    others = {one: share for one, share in before.traffic.items() if one != version}
+    looking = {one: share for one, share in before.shadow.items() if one != version}
     if shadow:
-        if not [one for one in before.traffic if one != version]:
+        if not others:
             raise InvalidError(
                 "a version cannot only look on",
                 why="no other version answers at this endpoint",
                 hint="deploy one with traffic first",
             )
-        others = {one: share for one, share in before.traffic.items() if one != version}
-        return _checked(Shares(_scaled(others, 100), {**before.shadow, version: shadow}))
-    others = {one: share for one, share in before.traffic.items() if one != version}
-    looking = {one: share for one, share in before.shadow.items() if one != version}
+        return _checked(Shares(_scaled(others, _WHOLE), {**looking, version: _parts(shadow) / _PART}))
     if not others:
         if traffic == 0:
             raise InvalidError("nobody would answer", why=f"version {version} is the only one", hint="give it traffic")
         return _checked(Shares({version: 100.0}, looking))
-    shares = _scaled(others, 100 - traffic)
-    if traffic:
-        shares[version] = float(traffic)
-    if traffic == 100:
-        looking = {}
-    return _checked(Shares(shares, looking))
+    own = _parts(traffic)
+    shares = _scaled(others, _WHOLE - own)
+    if own:
+        shares[version] = own / _PART
+    return _checked(Shares(shares, looking if traffic < 100 else {}))
 
 
 def promoted(version: str) -> Shares:
@@ -74,11 +75,22 @@ def promoted(version: str) -> Shares:
     return Shares({version: 100.0})
 
 
-def _scaled(shares: Mapping[str, float], total: float) -> dict[str, float]:
+def _parts(percent: float) -> int:
+    """Return a share in parts; one that is something stays something, and one that is not all does not become all."""
+    if percent in (0, 100):
+        return round(percent * _PART)
+    return min(max(round(percent * _PART), 1), _WHOLE - 1)
+
+
+def _scaled(shares: Mapping[str, float], parts: int) -> dict[str, float]:
+    """Return shares in their proportions that add up to so many parts; what is left over goes to the largest rests."""
     whole = sum(shares.values())
-    if total <= 0 or whole <= 0:
-        return {}
-    return {one: round(share * total / whole, 3) for one, share in shares.items() if share > 0}
+    exact = {one: share * parts / whole for one, share in shares.items()}
+    made = {one: int(share) for one, share in exact.items()}
+    rests = sorted(exact, key=lambda one: (made[one] - exact[one], int(one)))
+    for one in rests[: parts - sum(made.values())]:
+        made[one] += 1
+    return {one: share / _PART for one, share in made.items() if share}
 
 
 def _checked(shares: Shares) -> Shares:

@@ -5,7 +5,8 @@ A route is a handler with an *action* from `control.access`; there is no other w
 1. finds out who presents the credential (401),
 2. asks `access.check` about the action, in the project that the path names (404, 403),
 3. reads and checks the body (413, 415, 400), which nobody gets to who may not,
-4. opens the transaction, asks 1 and 2 again in it, and looks for an answer to the same idempotency key,
+4. opens the transaction, asks 1 and 2 again in it when that was more than a second ago, and looks for an answer to the
+   same idempotency key,
 5. runs the handler, keeps the answer for the key, and commits before anything is sent.
 """
 
@@ -13,9 +14,12 @@ import asyncio
 import hashlib
 import inspect
 import re
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, TypeVar, cast
 
 import sqlalchemy as sa
 from fastapi import FastAPI, Query
@@ -34,7 +38,7 @@ from tilth.control.change import Change
 from tilth.control.clock import now_us
 from tilth.control.etag import same
 from tilth.control.failure import ConflictError, UnknownError
-from tilth.control.records import principals, projects, repeats
+from tilth.control.records import principals, repeats
 from tilth.control.store.database import Database
 from tilth.control.store.paging import DEFAULT, MOST
 from tilth.core.errors import InvalidError, TilthError, UnavailableError
@@ -49,6 +53,9 @@ _KEY = re.compile(r"[!-~]{1,128}")
 _HELD = re.compile(r"\{(\w+)\}")
 _RULES = {401: "no credential, or none that is accepted", 403: "not allowed", 404: "not there, or not for you"}
 Handler = Callable[..., Any]
+T = TypeVar("T")
+_READERS = 8
+_MOMENT_S = 1.0
 Prepare = Callable[..., Awaitable[dict[str, Any]]]
 
 
@@ -91,6 +98,9 @@ class Desk:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        # Apart, so that who reads does not wait behind those who wait for their turn to write.
+        self._readers = ThreadPoolExecutor(_READERS, "reader")
+        self._writers = ThreadPoolExecutor(database.writers, "writer")
         self.routes: list[Route] = []
         self.app = FastAPI(title="Tilth control plane", version="1", openapi_url=None, docs_url=None, redoc_url=None)
         self.app.router.route_class = _DeskRoute
@@ -179,7 +189,7 @@ class Desk:
 
     async def _reading(self, request: Request, action: str, form: "_Form", status: int) -> Response:
         if form.takes_body:
-            await asyncio.to_thread(self.admit, request, action)
+            await self._aside(self._readers, partial(self.admit, request, action))
         query = form.query(request) | form.body(await _body(request) if form.takes_body else b"")
 
         def run() -> Response:
@@ -187,7 +197,7 @@ class Desk:
                 call = self._admitted(connection, request, action)
                 return _response(form.run(call, request, query), status, request)
 
-        return await asyncio.to_thread(run)
+        return await self._aside(self._readers, run)
 
     async def _changing(
         self,
@@ -199,7 +209,7 @@ class Desk:
         once: bool = False,
         prepare: Prepare | None = None,
     ) -> Response:
-        first = await asyncio.to_thread(self.admit, request, action)
+        first, began = await self._aside(self._readers, partial(self.admit, request, action)), time.monotonic()
         query = form.query(request) | form.body(await _body(request) if form.takes_body else b"")
         asked = hashlib.sha256(f"{request.method} {request.url.path}\n".encode() + form.raw(query)).hexdigest()
         key = _key(request) if request.method == "POST" else None
@@ -207,7 +217,10 @@ class Desk:
 
         def run() -> Response:
             with self.database.write() as connection:
-                call = self._admitted(connection, request, action)
+                # Who was let in a moment ago is let in; after a long body or check, who asks may be nobody any more.
+                call = replace(first, connection=connection)
+                if time.monotonic() - began > _MOMENT_S:
+                    call = self._admitted(connection, request, action)
                 change = call._change = Change(connection, call.principal)
                 if key is not None:
                     kept = repeats.find(connection, call.principal.user_id, key, asked, change.at_us)
@@ -220,12 +233,16 @@ class Desk:
             self._tell(change)
             return answer
 
-        return await asyncio.to_thread(run)
+        return await self._aside(self._writers, run)
 
     async def _streaming(self, request: Request, action: str, form: "_Form", status: int) -> Response:
-        call = await asyncio.to_thread(self.admit, request, action)
+        call = await self._aside(self._readers, partial(self.admit, request, action))
         found: Response = await form.run(call, request, form.query(request) | {"request": request})
         return found
+
+    @staticmethod
+    def _aside(pool: ThreadPoolExecutor, work: Callable[[], T]) -> "asyncio.Future[T]":
+        return asyncio.get_running_loop().run_in_executor(pool, work)
 
     def admit(self, request: Request, action: str) -> Call:
         """Return the call of a request that may be answered, its connection closed.
@@ -239,13 +256,16 @@ class Desk:
             return self._admitted(connection, request, action)
 
     def _admitted(self, connection: sa.Connection, request: Request, action: str) -> Call:
-        principal = self.principal(connection, request)
         name = request.path_params.get("project")
-        project = cast("sa.RowMapping", {})
-        if name is not None:
-            project = projects.found(connection, name)
-        access.check(principal, action, project["id"] if name is not None else None)
-        return Call(connection, principal, project, request.headers.get("if-match"))
+        if name is None:
+            principal = self.principal(connection, request)
+            access.check(principal, action)
+            return Call(connection, principal, cast("sa.RowMapping", {}), request.headers.get("if-match"))
+        principal, project = principals.of_token_in(connection, _presented(request), now_us(), name)
+        if project is None:
+            raise access.no_project()
+        access.check(principal, action, project["id"])
+        return Call(connection, principal, cast("sa.RowMapping", project), request.headers.get("if-match"))
 
     def principal(self, connection: sa.Connection, request: Request) -> Principal:
         """Return who asks by the request's bearer token.
@@ -253,16 +273,7 @@ class Desk:
         Raises:
             UnknownError: there is none, or it is not accepted.
         """
-        sent = request.headers.getlist("authorization")
-        found = _BEARER.fullmatch(sent[0]) if len(sent) == 1 else None
-        hashed = secret.hashed(found[1]) if found else None
-        if hashed is None:
-            raise UnknownError(
-                "a credential is needed",
-                why="there is no `Authorization: Bearer` header with a token of this control plane",
-                hint="`tilth login`, or send the header",
-            )
-        return principals.of_token(connection, hashed, now_us())
+        return principals.of_token(connection, _presented(request), now_us())
 
     def changed(self, principal: Principal, work: Callable[[Change], Any]) -> Any:
         """Run `work` in a transaction on behalf of `principal`, tell who listens, and return what it returned."""
@@ -275,6 +286,24 @@ class Desk:
     def _tell(self, change: Change) -> None:
         for listener in self.listeners:
             listener(change)
+
+
+def _presented(request: Request) -> str:
+    """Return the hash of the bearer token of a request.
+
+    Raises:
+        UnknownError: there is none, more than one, or one of another form.
+    """
+    sent = request.headers.getlist("authorization")
+    found = _BEARER.fullmatch(sent[0]) if len(sent) == 1 else None
+    hashed = secret.hashed(found[1]) if found else None
+    if hashed is None:
+        raise UnknownError(
+            "a credential is needed",
+            why="there is no `Authorization: Bearer` header with a token of this control plane",
+            hint="`tilth login`, or send the header",
+        )
+    return hashed
 
 
 class _Form:

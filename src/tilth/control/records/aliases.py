@@ -17,6 +17,11 @@ from tilth.control.store.tables import aliases, versions
 from tilth.core.errors import MissingError
 
 _SELECT = sa.select(aliases, versions.c.number).join(versions, versions.c.id == aliases.c.version_id)
+_OF_VERSIONS = (
+    sa.select(aliases.c.version_id, aliases.c.name)
+    .where(aliases.c.version_id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(aliases.c.name)
+)
 
 
 def listed(connection: sa.Connection, model: sa.RowMapping, cursor: str, limit: int) -> Listing[Alias]:
@@ -86,8 +91,8 @@ def remove(change: Change, project: sa.RowMapping, model: sa.RowMapping, name: s
 def of_versions(connection: sa.Connection, version_ids: Sequence[str]) -> dict[str, list[str]]:
     """Return the aliases of versions, by version id."""
     made: dict[str, list[str]] = {}
-    query = sa.select(aliases.c.version_id, aliases.c.name).where(aliases.c.version_id.in_(version_ids))
-    for version_id, name in connection.execute(query.order_by(aliases.c.name)) if version_ids else ():
+    found = connection.execute(_OF_VERSIONS, {"ids": list(version_ids)}) if version_ids else ()
+    for version_id, name in found:
         made.setdefault(version_id, []).append(name)
     return made
 

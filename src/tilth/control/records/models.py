@@ -19,6 +19,12 @@ from tilth.core.errors import MissingError
 _BY_NAME = sa.select(models).where(
     models.c.project_id == sa.bindparam("project_id"), models.c.name == sa.bindparam("name")
 )
+_ALIASES = (
+    sa.select(aliases.c.model_id, aliases.c.name, versions.c.number)
+    .join(versions, versions.c.id == aliases.c.version_id)
+    .where(aliases.c.model_id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(aliases.c.name)
+)
 
 
 def found(connection: sa.Connection, project_id: str, name: str) -> sa.RowMapping:
@@ -110,9 +116,7 @@ def subject(project: Any, name: str) -> str:
 
 def _aliases(connection: sa.Connection, model_ids: Sequence[str]) -> dict[str, dict[str, int]]:
     made: dict[str, dict[str, int]] = {}
-    query = sa.select(aliases.c.model_id, aliases.c.name, versions.c.number)
-    query = query.join(versions, versions.c.id == aliases.c.version_id).where(aliases.c.model_id.in_(model_ids))
-    for model_id, name, number in connection.execute(query.order_by(aliases.c.name)) if model_ids else ():
+    for model_id, name, number in connection.execute(_ALIASES, {"ids": list(model_ids)}) if model_ids else ():
         made.setdefault(model_id, {})[name] = number
     return made
 

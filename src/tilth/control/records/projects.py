@@ -80,6 +80,7 @@ def alter(change: Change, row: sa.RowMapping, order: ProjectChange, match: str |
     Raises:
         StaleError: it was changed meanwhile.
     """
+    row = found(change.connection, row["name"])
     expect(match, row["rev"])
     change.update(projects, row["id"], row["rev"], {"description": order.description})
     change.tell("project.change", row["name"], row["id"], description=order.description)
@@ -93,6 +94,7 @@ def remove(change: Change, row: sa.RowMapping, match: str | None) -> None:
         ConflictError: there are models or endpoints in it.
         StaleError: it was changed meanwhile.
     """
+    row = found(change.connection, row["name"])
     expect(match, row["rev"])
     for kind, table in _HOLDS.items():
         if change.connection.execute(sa.select(table.c.id).where(table.c.project_id == row["id"]).limit(1)).first():

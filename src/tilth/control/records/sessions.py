@@ -1,6 +1,5 @@
 """Who is signed in at the console: a random secret in a cookie, of which the hash is kept."""
 
-
 from tilth.control import secret
 from tilth.control.change import Change
 from tilth.control.store.tables import sessions

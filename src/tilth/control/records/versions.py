@@ -19,6 +19,12 @@ from tilth.control.store.tables import aliases, approvals, endpoints, users, use
 from tilth.core.errors import MissingError
 
 _SELECT = sa.select(versions, users.c.name.label("by")).outerjoin(users, users.c.id == versions.c.created_by)
+_OF_MODEL = _SELECT.where(versions.c.model_id == sa.bindparam("model_id"))
+_BY_NUMBER = _OF_MODEL.where(versions.c.number == sa.bindparam("number"))
+_BY_ALIAS = _OF_MODEL.join(aliases, aliases.c.version_id == versions.c.id).where(
+    aliases.c.name == sa.bindparam("alias")
+)
+_NEWEST = _OF_MODEL.order_by(versions.c.number.desc()).limit(1)
 
 
 def found(connection: sa.Connection, model: sa.RowMapping, which: str) -> sa.RowMapping:
@@ -27,16 +33,13 @@ def found(connection: sa.Connection, model: sa.RowMapping, which: str) -> sa.Row
     Raises:
         MissingError: there is none.
     """
-    wanted = model["newest"] if which == "latest" else number(which)
-    query = _SELECT.where(versions.c.model_id == model["id"])
-    if wanted is None:
-        query = query.join(aliases, aliases.c.version_id == versions.c.id).where(aliases.c.name == which)
-    elif which == "latest":
-        # The newest may have been removed.
-        query = query.order_by(versions.c.number.desc()).limit(1)
+    wanted, key = number(which), {"model_id": model["id"]}
+    if which == "latest":
+        row = connection.execute(_NEWEST, key).mappings().first()
+    elif wanted is None:
+        row = connection.execute(_BY_ALIAS, key | {"alias": which}).mappings().first()
     else:
-        query = query.where(versions.c.number == wanted)
-    row = connection.execute(query).mappings().first()
+        row = connection.execute(_BY_NUMBER, key | {"number": wanted}).mappings().first()
     if row is None:
         raise MissingError(
             f"there is no version `{ascii(which[:80])[1:-1]}` of `{model['name']}`",

@@ -6,7 +6,7 @@ database can make a new chain, and cannot make one that ends in a hash that some
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +19,9 @@ from tilth.core.errors import UntrustedError
 ORIGIN = "0" * 64
 #: Events that are read at a time.
 PAGE = 1000
+
+
+_END = sa.select(chain.c.seq, chain.c.hash).with_for_update()
 
 
 @dataclass(frozen=True)
@@ -35,23 +38,20 @@ class Event:
     hash: str = ""
 
 
-def append(connection: sa.Connection, event: Event) -> Event:
-    """Add an event to the chain, in the transaction of what it tells of; return it with number, time and hash."""
+def append(connection: sa.Connection, *made: Event) -> list[Event]:
+    """Add events to the chain, in the transaction of what they tell of; return them with number, time and hash."""
     # On PostgreSQL the row is locked until the transaction ends: the chain has one end.
-    seq, before = connection.execute(sa.select(chain.c.seq, chain.c.hash).with_for_update()).one()
-    numbered = Event(
-        event.actor,
-        event.action,
-        event.subject,
-        event.project_id,
-        event.details,
-        seq=seq + 1,
-        at_us=event.at_us or time.time_ns() // 1000,
-    )
-    made = Event(**(asdict(numbered) | {"hash": _hash(numbered, before)}))
-    connection.execute(events.insert().values(asdict(made)))
-    connection.execute(chain.update().values(seq=made.seq, hash=made.hash))
-    return made
+    seq, before = connection.execute(_END).one()
+    linked = []
+    for event in made:
+        seq += 1
+        at_us = event.at_us or time.time_ns() // 1000
+        numbered = replace(event, seq=seq, at_us=at_us, hash="")
+        before = _hash(numbered, before)
+        linked.append(replace(numbered, hash=before))
+    connection.execute(events.insert(), [asdict(event) for event in linked])
+    connection.execute(chain.update().values(seq=seq, hash=before))
+    return linked
 
 
 def read(

@@ -1,7 +1,8 @@
 """A database that is opened once: SQLite with one connection that writes, or PostgreSQL with several.
 
 What `write` yields is one transaction, which is kept when the block ends and dropped when it raises. What it has kept
-survives a power cut.
+survives a power cut. In both databases one transaction writes at a time, whichever process it is of: a rule that was
+looked at in it, such as that somebody else still administers this installation, holds until it ends.
 """
 
 import contextlib
@@ -17,8 +18,10 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from tilth.control.store.upgrade import upgrade
 from tilth.core.errors import InvalidError, UnavailableError
 
-_READERS = 4
+_READERS = 8
 _WAIT_S = 10.0
+#: Names the lock that a transaction of PostgreSQL holds while it writes: "tilth" in ASCII.
+_TURN = 0x74696C7468
 
 
 class Database:
@@ -44,11 +47,18 @@ class Database:
             self.close()
             raise
 
+    @property
+    def writers(self) -> int:
+        """How many transactions can write side by side."""
+        return 1 if self._lite else _READERS
+
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Yield a connection in a transaction of its own."""
         # SQLite has one that writes: others wait here rather than for its lock, in the order in which they came.
         with self._lock if self._lite else contextlib.nullcontext(), self._writer.begin() as connection:
+            if not self._lite:
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_TURN})")
             yield connection
 
     @contextlib.contextmanager
@@ -97,6 +107,8 @@ def _lite_engines(url: URL) -> tuple[sa.Engine, sa.Engine]:
     sa.event.listen(writer, "connect", _prepare)
     # The driver's own transactions begin too late to keep two readers of a row from both changing it.
     sa.event.listen(writer, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    # Without it, each statement of a reader would see what was kept by then.
+    sa.event.listen(reader, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     return writer, reader
 
 
@@ -113,9 +125,12 @@ def _prepare(connection: Any, _: Any) -> None:
 
 
 def _postgres_engines(url: URL) -> tuple[sa.Engine, sa.Engine]:
-    options = {"connect_timeout": int(_WAIT_S), "options": f"-c lock_timeout={int(_WAIT_S * 1e3)}"}
-    engine = sa.create_engine(url, pool_size=_READERS, max_overflow=12, pool_pre_ping=True, connect_args=options)
-    return engine, engine.execution_options(postgresql_readonly=True)
+    def engine(more: str, **kinds: Any) -> sa.Engine:
+        options = {"connect_timeout": int(_WAIT_S), "options": f"-c lock_timeout={int(_WAIT_S * 1e3)}{more}"}
+        return sa.create_engine(url, pool_size=_READERS, max_overflow=8, connect_args=options, **kinds)
+
+    # A reader's statements are each a transaction of their own: BEGIN and ROLLBACK would be two more round trips.
+    return engine(""), engine(" -c default_transaction_read_only=on", isolation_level="AUTOCOMMIT")
 
 
 def _unavailable(url: URL, error: SQLAlchemyError) -> UnavailableError:

@@ -1,7 +1,6 @@
 """Pages of a list: a cursor says behind which row the next page begins, and nothing that a client could use else."""
 
 import base64
-import binascii
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ def page(
     if not 1 <= limit <= MOST:
         raise InvalidError("`limit` is out of range", why=f"it is {limit}, and may be 1 to {MOST}")
     if cursor:
-        after = sa.tuple_(*(sa.literal(value) for value in _key(cursor, len(order))))
+        after = sa.tuple_(*(sa.literal(value) for value in _key(cursor, order)))
         row = sa.tuple_(*order)
         query = query.where(row < after if newest_first else row > after)
     query = query.order_by(*(column.desc() if newest_first else column.asc() for column in order))
@@ -65,13 +64,20 @@ def _cursor(key: Key) -> str:
     return base64.urlsafe_b64encode(json.dumps(key, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
-def _key(cursor: str, length: int) -> Key:
+def _key(cursor: str, order: Sequence["sa.ColumnElement[Any]"]) -> Key:
     try:
         if len(cursor) > _MOST_CURSOR:
             raise ValueError
         found = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-    except (ValueError, binascii.Error, RecursionError):
+    except (ValueError, RecursionError):
         found = None
-    if type(found) is not list or len(found) != length or not all(type(value) in (str, int) for value in found):
+    if type(found) is not list or len(found) != len(order) or not all(map(_fits, found, order)):
         raise InvalidError("`cursor` is none of this list", hint="send the `next` of the page before, or none")
     return tuple(found)
+
+
+def _fits(value: Any, column: "sa.ColumnElement[Any]") -> bool:
+    """Return whether a column could hold a value: no database takes every text, or a number of any size."""
+    if column.type.python_type is int:
+        return type(value) is int and abs(value) < 2**63
+    return type(value) is str and value.isprintable()
