@@ -49,6 +49,11 @@ def get(connection: sa.Connection, name: str) -> User:
     return _shape(found(connection, name))
 
 
+def external(connection: sa.Connection, subject: str) -> sa.RowMapping | None:
+    """Return the row of the user that an identity provider knows as `subject`, None when there is none yet."""
+    return connection.execute(sa.select(users).where(users.c.subject == subject)).mappings().first()
+
+
 def listed(connection: sa.Connection, cursor: str, limit: int) -> Listing[User]:
     """Return a page of users by name."""
     rows = page(connection, sa.select(users), (users.c.name,), cursor, limit)
