@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tilth.core.errors import InvalidError, MissingError, RefusedError, UnsupportedError
-from tilth.serve.tokens import MAX_TOKEN_BYTES, SCOPES, Principal, read_guarded
+from tilth.serve.tokens import MAX_TOKEN_BYTES, Principal, granted, read_guarded
 
 LEEWAY_S = 30
 
@@ -101,7 +101,7 @@ class JwtVerifier:
         # 7 and 8
         until = _expiry(claims, self._clock())
         self._check_parties(claims)
-        return Principal(_subject(claims), _scopes(claims)), until
+        return Principal(_subject(claims), *_scopes(claims)), until
 
     def _check_parties(self, claims: Mapping[str, Any]) -> None:
         if self._issuer is not None and claims.get("iss") != self._issuer:
@@ -271,7 +271,7 @@ def _subject(claims: Mapping[str, Any]) -> str:
     return subject
 
 
-def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+def _scopes(claims: Mapping[str, Any]) -> tuple[frozenset[str], tuple[str, ...]]:
     found: set[str] = set()
     for name in ("scope", "scp"):
         value = claims.get(name, "")
@@ -279,7 +279,10 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
         if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
             raise _not_accepted(f"its `{name}` is neither text nor a list of texts")
         found.update(listed)
-    return SCOPES & found
+    try:
+        return granted(found)
+    except ValueError as error:
+        raise _not_accepted(str(error)) from None
 
 
 def _not_accepted(why: str) -> RefusedError:

@@ -27,7 +27,8 @@ from tilth.serve.traces import Context, child, header, parse
 from tilth.serve.unit import Unit
 
 Handler = Callable[[Call, tuple[str, ...]], Reply | Awaitable[Reply]]
-Route = tuple[Handler, str, tuple[str, ...]]
+#: Who answers, the scope that it needs, the names in the path, and the model as `Access.check` has it.
+Route = tuple[Handler, str, tuple[str, ...], str | None]
 _JSON = b"content-type: application/json\r\n"
 _TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 _BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
@@ -65,7 +66,7 @@ class Rest:
                 raise _misdirected(refusal)
             route = self._memo.get((call.method, call.target)) or self._route(call.method, call.target)
             if route[1] and not self._access.open:
-                self._access.check(headers.get("authorization"), route[1])
+                self._access.check(headers.get("authorization"), route[1], route[3])
             call.route = route
         except TilthError as error:
             return self.refused(error, call)
@@ -77,10 +78,13 @@ class Rest:
         """Answer a request that was admitted, at once where nothing has to be waited for."""
         headers = call.headers
         try:
+            handler, scope, names, model = call.route
+            if scope and self._access.taken_ns > call.began_ns:
+                # Its body, or those before it, took so long that the credential may be good no more.
+                self._access.check(headers.get("authorization"), scope, model)
             encoding = headers.get("content-encoding")
             if encoding and encoding != "identity":
                 call.body = unpacked(call.body, encoding, self._service.limits.body_bytes)
-            handler, _, names = call.route
             made = handler(call, names)
         except TilthError as error:
             return self.refused(error, call)
@@ -149,7 +153,8 @@ class Rest:
         (methods, scope, handler), names = found
         if method not in methods:
             raise _not_allowed(method, path, methods)
-        route = (handler, scope, names)
+        # What the server itself is says nothing of its models; every other route without a name is about all of them.
+        route = (handler, scope, names, None if handler == self._server else names[0] if names else "")
         if len(self._memo) > 4096:
             self._memo.clear()
         self._memo[method, path] = route
@@ -168,7 +173,7 @@ class Rest:
             return self._model_route(parts[2:])
         if parts[:1] == ("v2",) and parts[1:2] and parts[1].endswith("sharedmemory"):
             method = "GET" if parts[-1] == "status" else "POST"
-            return (method, _INFER, self._shared_memory), parts[-1:]
+            return (method, _INFER, self._shared_memory), ()
         return None
 
     def _fixed(self) -> Mapping[str, tuple[str, str, Handler]]:
@@ -250,7 +255,9 @@ class Rest:
         if self._service.is_ready():
             return 200, _JSON, b'{"ready":true}'
         told = {name: served.reasons for name, served in self._service.models.items() if served.reasons}
-        return 503, _AGAIN, orjson.dumps({"ready": False, "reasons": told})
+        # It is asked without a credential, and names are not for everyone.
+        reasons = {"reasons": told} if self._access.open else {}
+        return 503, _AGAIN, orjson.dumps({"ready": False, **reasons})
 
     def _server(self, call: Call, names: tuple[str, ...]) -> Reply:
         return 200, _JSON, orjson.dumps(self._service.metadata())
@@ -307,9 +314,10 @@ class Rest:
         return 200, _JSON, orjson.dumps(self._repository.tracing(asked))
 
     def _shared_memory(self, call: Call, names: tuple[str, ...]) -> Reply:
-        if names[-1] == "status":
+        verb = call.target.rpartition("/")[2]
+        if verb == "status":
             return 200, _JSON, b"[]"
-        if names[-1] == "unregister":
+        if verb == "unregister":
             return 200, _JSON, b"{}"
         raise rest_infer.no_shared_memory()
 

@@ -7,7 +7,7 @@ from typing import Any
 from tilth.bridge.value_file import grouped
 from tilth.core.errors import TilthError
 from tilth.serve import grpc_infer
-from tilth.serve.access import Access
+from tilth.serve.access import Access, UnauthenticatedError
 from tilth.serve.failure import OverloadedError
 from tilth.serve.grpc_messages import CALLS, SERVICE, messages
 from tilth.serve.limits import Limits
@@ -29,6 +29,13 @@ _TYPE_NUMBERS = {
 }
 _OPEN = frozenset({"ServerLive", "ServerReady", "ModelReady"})
 _MANAGE = frozenset({"RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"})
+#: Where a message has the name of the model that it is about; a call that is not here is about all of them.
+_MODEL = {
+    "ModelInfer": "model_name",
+    **dict.fromkeys(("ModelMetadata", "ModelConfig", "ModelStatistics"), "name"),
+}
+#: Calls that are about no model.
+_NO_MODEL = frozenset({"ServerMetadata"})
 
 
 def options(limits: Limits) -> list[tuple[str, int]]:
@@ -105,21 +112,27 @@ class Rpc:
         return response
 
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        """Answer each request of a stream in turn; an error is one answer and the stream goes on."""
+        """Answer each request of a stream in turn; an error is one answer and the stream goes on.
+
+        A credential that is not accepted any more ends it.
+        """
         made = self._made["ModelStreamInferResponse"]
         metadata = dict(context.invocation_metadata())
         try:
-            self._admit(metadata, "infer")
+            self._admit(metadata, "infer", None)
         except TilthError as error:
             await self._ended("ModelStreamInfer", None, context, metadata, None, None, time.perf_counter_ns(), error)
         async for message in requests:
             began, answer, failure = time.perf_counter_ns(), None, None
             try:
+                self._admit(metadata, "infer", message.model_name)
                 answer = await self._answered(message, context.time_remaining())
             except TilthError as error:
                 failure = error
             except Exception as error:
                 failure = self._fault(error)
+            if isinstance(failure, UnauthenticatedError):
+                await self._ended("ModelStreamInfer", message, context, metadata, None, None, began, failure)
             if failure is not None or self._log.access:
                 self._note("ModelStreamInfer", message, context, request_id(message.id), answer, began, failure)
             # Who asked is told by the id, since the stream carries answers to many.
@@ -133,13 +146,14 @@ class Rpc:
     def _guarded(self, name: str, call: Call) -> Call:
         """Return a handler that checks credentials, tells errors as such, and leaves a trace and a line in the log."""
         scope = "" if name in _OPEN else "manage" if name in _MANAGE else "infer"
+        field, about = _MODEL.get(name), None if name in _NO_MODEL else ""
 
         async def guarded(message: Any, context: Any) -> Any:
             began, answer, failure, span = time.perf_counter_ns(), None, None, None
             metadata = dict(context.invocation_metadata())
             try:
                 if scope:
-                    self._admit(metadata, scope)
+                    self._admit(metadata, scope, getattr(message, field) if field else about)
                 given = metadata.get("traceparent")
                 if given and (caller := parse(_text(given))):
                     span = child(caller)
@@ -154,9 +168,9 @@ class Rpc:
 
         return guarded
 
-    def _admit(self, metadata: Mapping[str, Any], scope: str) -> None:
+    def _admit(self, metadata: Mapping[str, Any], scope: str, model: str | None) -> None:
         if not self._access.open:
-            self._access.check(_text(metadata.get("authorization")), scope)
+            self._access.check(_text(metadata.get("authorization")), scope, model)
 
     def _fault(self, error: Exception) -> TilthError:
         """Log a fault of ours and return what the client learns of it."""

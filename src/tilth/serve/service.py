@@ -49,6 +49,8 @@ class Service:
         self.models: dict[str, Served] = {}
         self.ready = False
         self.draining = False
+        #: Whether an error may say which models there are: true only where nobody needs a credential.
+        self.tells_names = False
         self.seen: Seen | None = None
         self._chance = random.Random().random  # noqa: S311 - shares traffic, and nobody gains by guessing it
         self._background = background
@@ -81,9 +83,8 @@ class Service:
         found = self.models.get(name)
         if found is None:
             known = ", ".join(f"`{one}`" for one in sorted(self.models)[:10]) or "none"
-            raise MissingError(
-                f"there is no model `{name[:200]}`", why=f"served: {known}", hint="GET /v2/repository/index lists all"
-            )
+            why = f"served: {known}" if self.tells_names else ""
+            raise MissingError(f"there is no model `{name[:200]}`", why=why, hint="GET /v2/repository/index lists all")
         return found
 
     def unit(self, name: str, version: str = "") -> Unit:

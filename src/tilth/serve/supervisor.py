@@ -129,7 +129,8 @@ class Supervisor:
             "grpc": addresses.get("grpc", ""),
             "tls_cert": _text(settings.tls_cert),
             "tls_key": _text(settings.tls_key),
-            "tokens": _text(settings.tokens),
+            # Links are followed at every look: what mounts secrets changes where they point.
+            "tokens": str(settings.tokens.absolute()) if settings.tokens else "",
             "jwt_key": _text(settings.jwt_key),
             "jwt_issuer": settings.jwt_issuer,
             "jwt_audience": settings.jwt_audience,

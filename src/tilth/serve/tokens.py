@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tilth.core.blob import open_regular, read_all
@@ -16,20 +17,37 @@ from tilth.core.errors import InvalidError, RefusedError
 SCOPES = frozenset({"infer", "manage", "metrics"})
 MAX_TOKEN_BYTES = 8 << 10
 
-_MAX_FILE_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 20
+
 _MAX_LINES = 10_000
 _HASHED = re.compile(r"sha256:([0-9A-Fa-f]{64})")
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+#: A scope for everything, or `infer@` with the name of a model as it is served, or the beginning of one and a `*`.
+_SCOPE = re.compile(rf"({'|'.join(sorted(SCOPES))})|infer@((?=.)(?:[A-Za-z0-9][A-Za-z0-9._-]{{0,127}})?\*?)")
+#: The whole file when nobody is let in: on purpose, and not because what wrote it stopped halfway.
+_NOBODY = ["# tilth: no tokens"]
 _EMPTY = hashlib.sha256().digest()
 _HOW_TO_HASH = "write `sha256:` and what this prints: printf %s \"$SECRET\" | sha256sum | cut -d' ' -f1"
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who presents a credential, as logs name it, and what it may do."""
+    """Who presents a credential, as logs name it, and what it may do.
+
+    `models` are names, or beginnings of names with a `*`, that its scope `infer` is for; none for all models.
+    """
 
     name: str
     scopes: frozenset[str]
+    models: tuple[str, ...] = ()
+
+    def may_use(self, model: str) -> bool:
+        """Return whether its scope `infer` is for a model of this name; no name is none of its models."""
+        return not self.models or (model != "" and (model in self.models or model.startswith(self._beginnings)))
+
+    @cached_property
+    def _beginnings(self) -> tuple[str, ...]:
+        return tuple(one[:-1] for one in self.models if one.endswith("*"))
 
 
 class TokenFile:
@@ -71,13 +89,14 @@ def load_tokens(path: str | Path) -> TokenFile:
         RefusedError: group or others may write it, or it holds a secret in plain text.
         InvalidError: it is beyond 1 MiB or has another form.
     """
-    return parse_tokens(read_guarded(path, _MAX_FILE_BYTES), str(path))
+    return parse_tokens(read_guarded(path, MAX_FILE_BYTES), str(path))
 
 
 def parse_tokens(data: bytes, name: str) -> TokenFile:
     """Return the tokens of `sha256:<64 hex> scope[,scope] [name]` lines; `#` begins a comment. `name` is for errors.
 
-    Errors give the number of a line and nothing of what it holds.
+    A file that is the line `# tilth: no tokens` and nothing else has none. Errors give the number of a line and
+    nothing of what it holds.
 
     Raises:
         RefusedError: a line holds something that is not hashed.
@@ -96,7 +115,7 @@ def parse_tokens(data: bytes, name: str) -> TokenFile:
             if hashed in found:
                 raise _bad_file(f"{name}:{number}", "the same token stands on an earlier line")
             found[hashed] = principal
-    if not found:
+    if not found and [line.strip() for line in lines if line.strip()] != _NOBODY:
         raise _bad_file(name, "it holds no token, so nobody could use the server")
     return TokenFile(found)
 
@@ -113,6 +132,22 @@ def new_token(scopes: Iterable[str] = ("infer",), name: str = "") -> tuple[str, 
     return secret, " ".join(fields)
 
 
+def granted(listed: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return the scopes of a list, and the models that `infer@MODEL` limits `infer` to; see `Principal`.
+
+    What is not known counts for nothing.
+
+    Raises:
+        ValueError: `infer` stands there both for all models and for some.
+    """
+    known = [found for one in listed if (found := _SCOPE.fullmatch(one))]
+    scopes = frozenset(found[1] for found in known if found[1])
+    models = tuple(sorted({found[2] for found in known if found[2]}))
+    if models and "infer" in scopes:
+        raise ValueError("`infer` is for all models, and `infer@...` beside it for some")
+    return scopes | {"infer"} if models else scopes, models
+
+
 def _entry(fields: list[str], where: str, number: int) -> tuple[bytes, Principal]:
     hashed = _HASHED.fullmatch(fields[0])
     if hashed is None:
@@ -123,15 +158,23 @@ def _entry(fields: list[str], where: str, number: int) -> tuple[bytes, Principal
             why="whoever reads the file, or a copy of it, could use it",
             hint=f"{_HOW_TO_HASH}; if anyone may have read it, make a new one",
         )
-    scopes = frozenset(fields[1].split(",")) if len(fields) > 1 else frozenset()
-    if not scopes or not scopes <= SCOPES:
-        raise _bad_file(where, f"the scopes are not some of {', '.join(sorted(SCOPES))} with commas and no spaces")
+    scopes, models = _granted(fields[1].split(",") if len(fields) > 1 else [], where)
     if len(fields) > 3 or not all(_NAME.fullmatch(name) for name in fields[2:]):
         raise _bad_file(where, "after the scopes comes at most one name of up to 64 characters `A-Za-z0-9._@-`")
     found = bytes.fromhex(hashed[1])
     if found == _EMPTY:
         raise _bad_file(where, "it is the hash of nothing; the variable was empty")
-    return found, Principal(fields[2] if len(fields) > 2 else f"line-{number}", scopes)
+    return found, Principal(fields[2] if len(fields) > 2 else f"line-{number}", scopes, models)
+
+
+def _granted(listed: list[str], where: str) -> tuple[frozenset[str], tuple[str, ...]]:
+    if not listed or not all(_SCOPE.fullmatch(one) for one in listed):
+        some = "infer, infer@MODEL, manage, metrics with commas and no spaces"
+        raise _bad_file(where, f"the scopes are not some of {some}; MODEL is a name, or the beginning of one and a `*`")
+    try:
+        return granted(listed)
+    except ValueError as error:
+        raise _bad_file(where, str(error)) from None
 
 
 def _bad_file(where: str, why: str) -> InvalidError:

@@ -34,7 +34,7 @@ from tilth.serve.rest import Rest
 from tilth.serve.rpc import Rpc
 from tilth.serve.sentinel import Sentinel
 from tilth.serve.service import Served, Service
-from tilth.serve.tokens import load_tokens
+from tilth.serve.token_watch import TokenWatch
 from tilth.serve.traces import tracer
 from tilth.serve.traffic import Policy
 from tilth.serve.unit import Apart, Inline, Unit
@@ -86,7 +86,7 @@ class _Worker:
         """Open the doors, follow commands, and close when told to."""
         self._watch_capture()
         reading = asyncio.get_running_loop().create_task(self._follow())
-        access = _access(self._config)
+        access = self._access()
         # What was imported stays for good: the collector need not walk it again and again.
         gc.freeze()
         self._tell({"event": "up"})
@@ -108,11 +108,23 @@ class _Worker:
             self._replies.flush()
         os._exit(0)
 
+    def _access(self) -> Access:
+        config = self._config
+        key, issuer, audience = config["jwt_key"], config["jwt_issuer"] or None, config["jwt_audience"] or None
+        jwt = load_jwt_key(Path(key), issuer=issuer, audience=audience) if key else None
+        if not config["tokens"]:
+            return Access(None, jwt)
+        watch = TokenWatch(Path(config["tokens"]), Path(config["runtime"]), config["index"], self._log)
+        access = Access(watch.begin(), jwt)
+        self._background.begin(watch.follow(access.take), "following tokens")
+        return access
+
     async def _open(self, access: Access) -> None:
         config, limits = self._config, self.service.limits
         tls = (config["tls_cert"], config["tls_key"]) if config["tls_cert"] else None
         addresses = [parse(text) for text in config["addresses"]]
         hosts = HostRule(addresses, config["allow_hosts"], config["allow_origins"])
+        self.service.tells_names = access.open
         common = (self.service, self._repository, access)
         own = {"manage", "metrics"} if config["manage_fd"] is not None else set()
         doors: list[tuple[int, frozenset[str]]] = [(config["http_fd"], frozenset({"infer", "manage", "metrics"} - own))]
@@ -288,10 +300,3 @@ class _Worker:
         self.service.draining = True
         self._may_open.set()
         self._ended.set()
-
-
-def _access(config: Mapping[str, Any]) -> Access:
-    tokens = load_tokens(Path(config["tokens"])) if config["tokens"] else None
-    issuer, audience = config["jwt_issuer"] or None, config["jwt_audience"] or None
-    key = config["jwt_key"]
-    return Access(tokens, load_jwt_key(Path(key), issuer=issuer, audience=audience) if key else None)
