@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tilth.ports.engine import Engine
     from tilth.ports.frontend import Frontend
     from tilth.ports.prober import Prober
+    from tilth.ports.tracker import Tracker
 
 # Order matters: the first frontend that accepts a model takes it.
 _FRONTENDS = {
@@ -50,6 +51,9 @@ _BLOBS = {
     "az": _OBJECTS,
     "memory": _OBJECTS,
 }
+#: What reads a framework's own form of trees, by suffix.
+_SAVED = {".lgb": "tilth.plugins.frontends.lightgbm:saved", ".ubj": "xgboost:Booster", ".xgb": "xgboost:Booster"}
+_TRACKERS = {"mlflow": "tilth.plugins.trackers.mlflow:MlflowTracker"}
 
 
 def frontends() -> "list[Frontend]":
@@ -116,6 +120,11 @@ def blob_store(address: str) -> "BlobStore":
     return cast("BlobStore", load(known[scheme])(Path(rest) if scheme == "file" else address))
 
 
+def trackers() -> "list[Tracker]":
+    """Return every kind of tracking server, installed or not; the first is the one that `tilth up` starts."""
+    return [cast("Tracker", item) for item in _all("tilth.trackers", _TRACKERS).values()]
+
+
 def load(path: str) -> Any:
     """Return what `package.module:name` names, or the module when there is no colon."""
     module, _, attribute = path.partition(":")
@@ -124,14 +133,19 @@ def load(path: str) -> Any:
 
 
 def open_model(kind: str, what: str) -> Any:
-    """Return a model by running code: a `factory` is called, a `pickled` file is unpickled.
+    """Return a model by running code: a `factory` is called, a `pickled` file is unpickled, a `saved` one is read.
 
-    Both run whatever they hold. Only a child process that a person asked for calls this.
+    The first two run whatever they hold. Only a child process that a person asked for calls this.
 
     Raises:
-        MissingError: the module, the function or joblib is not there.
+        MissingError: the module, the function, or the library that reads the file is not there.
     """
     try:
+        suffix = Path(what).suffix
+        if kind == "saved":
+            return load(_SAVED[suffix])(model_file=what)
+        if suffix == ".skops":
+            return load("skops.io:load")(what, trusted=load("skops.io:get_untrusted_types")(file=what))
         if kind == "pickled":
             return load("joblib:load")(what)
         # A factory is found as `python -m` would find it: from the folder that the command was started in.

@@ -110,3 +110,24 @@ def test_writers_at_the_same_time_make_one_chain(database: Database) -> None:
         list(pool.map(lambda _: written(database, 5), range(8)))
     assert [event.seq for event in found(database)] == list(range(1, 41))
     audit.check(found(database))
+
+
+def test_what_is_added_while_it_is_checked_is_no_fault(database: Database) -> None:
+    written(database)
+    with database.read() as connection:
+        count, end = audit.end(connection)
+        written(database)
+        audit.check_all(connection, count, end)
+
+
+def test_an_end_that_was_set_back_is_found(database: Database) -> None:
+    made = written(database)
+    with database.write() as connection:
+        connection.execute(chain.update().values(seq=3, hash=made[2].hash))
+    with database.read() as connection, pytest.raises(UntrustedError, match="event 5 is behind"):
+        audit.check_all(connection, *audit.end(connection))
+
+
+def test_a_log_without_events_is_sound(database: Database) -> None:
+    with database.read() as connection:
+        audit.check_all(connection, *audit.end(connection))

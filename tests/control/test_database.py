@@ -123,3 +123,47 @@ def test_sqlite_is_written_by_one_connection_that_syncs(tmp_path: Path) -> None:
             raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             raise sqlite3.OperationalError  # a reader's checkpoint does nothing or is refused
     database.close()
+
+
+def test_a_rule_that_was_looked_at_holds_until_the_change_is_kept(database: Database) -> None:
+    """Two that each leave when the other stays must not both leave."""
+    with database.write() as connection:
+        connection.execute(projects.insert(), [row("a"), row("b")])
+    both = threading.Barrier(2)
+
+    def leave(name: str) -> None:
+        both.wait()
+        with database.write() as connection:
+            if connection.execute(sa.select(projects.c.id).where(projects.c.id != name)).first():
+                connection.execute(projects.delete().where(projects.c.id == name))
+
+    threads = [threading.Thread(target=leave, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(names(database)) == 1
+
+
+def test_two_that_open_an_empty_store_at_once_make_its_tables_once(address: str) -> None:
+    made: list[Database] = []
+    threads = [threading.Thread(target=lambda: made.append(Database(address))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [names(one) for one in made] == [[], [], []]
+    for one in made:
+        one.close()
+
+
+def test_a_reader_of_sqlite_sees_one_state_in_all_its_statements(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/x.db")
+    query = sa.select(sa.func.count()).select_from(projects)
+    with database.read() as connection:
+        before = connection.execute(query).scalar()
+        with database.write() as other:
+            other.execute(projects.insert().values(row("a")))
+        assert connection.execute(query).scalar() == before == 0
+    assert names(database) == ["a"]
+    database.close()

@@ -67,7 +67,9 @@ def encoded(value: object) -> str:
 @pytest.mark.parametrize(
     "cursor",
     ["x", "%", "é", "AAAA", "[1]", "A" * 10_000, "=" * 4]
-    + [encoded(one) for one in ([], [1], [1, "a", 2], [1, None], [1, [2]], [True, "a"], {"a": 1}, "ab", 1, [1.5, "a"])],
+    + [encoded(one) for one in ([], [1], [1, "a", 2], [1, None], [1, [2]], [True, "a"], {"a": 1}, "ab", 1, [1.5, "a"])]
+    # A database would not compare these, or not take them.
+    + [encoded(one) for one in (["a", "a"], [1, 1], [2**63, "a"], [-(10**40), "a"], [1, "\0"], [1, "\ud800"])],
 )
 def test_a_cursor_that_was_not_made_here_is_refused(database: Database, cursor: str) -> None:
     with pytest.raises(InvalidError, match="cursor"), database.read() as connection:

@@ -18,8 +18,9 @@ from tilth.core.record import from_json
 from tilth.ports.engine import Engine, Session
 from tilth.ports.frontend import Frontend
 
-#: Where a model comes from: a file that is data, a file that is code, or a function that returns the model.
-Kind = Literal["file", "pickled", "factory"]
+#: Where a model comes from: a file that a frontend reads, a file that is code, a function that returns the model, or a
+#: file that is data in a framework's own form.
+Kind = Literal["file", "pickled", "factory", "saved"]
 
 
 def serve(

@@ -1,8 +1,8 @@
 """Import in a child process: a file that crashes a parser, or code that hangs, ends the child and nothing else."""
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tilth.bridge.bundle_read import open_bundle
@@ -39,8 +39,9 @@ def import_apart(
     timeout_s: float,
     memory_bytes: int,
     done: Callable[[], None],
+    notes: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """Capture a model in a child process, check what it left, and write the bundle at `out`.
+    """Capture a model in a child process, check what it left, and write the bundle at `out` with `notes` in it.
 
     `done` is called when the child has finished and writing starts.
 
@@ -65,8 +66,9 @@ def import_apart(
         done()
         with open_bundle(made) as bundle:
             blobs = {name: bundle.source(name) for name in bundle.manifest.blobs}
-            write_bundle(out, bundle.manifest, blobs, folder=folder)
-            return bundle.manifest
+            manifest = replace(bundle.manifest, notes={**bundle.manifest.notes, **(notes or {})})
+            write_bundle(out, manifest, blobs, folder=folder)
+            return manifest
 
 
 def as_error(failure: WorkerFailed) -> TilthError:

@@ -1,6 +1,8 @@
 """`tilth import`: from a trained model to a bundle."""
 
+import contextlib
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ from rich.text import Text
 from tilth import wiring
 from tilth.bridge.capture_child import Kind
 from tilth.bridge.import_apart import Order, import_apart
+from tilth.cli.local import Local
 from tilth.cli.output import AsJson, emit
 from tilth.cli.plain import visible
 from tilth.cli.progress import shown
@@ -20,7 +23,8 @@ from tilth.core.errors import InvalidError, MissingError, UntrustedError
 from tilth.core.record import to_json
 from tilth.core.version import VERSION
 
-_CODE = {".joblib", ".pkl", ".pickle", ".pt2"}
+_CODE = {".joblib", ".pkl", ".pickle", ".pt2", ".skops"}
+_SAVED = {".lgb", ".ubj", ".xgb"}
 _FOREIGN = {
     ".pt": "export it with torch.export to .pt2, or name a factory: `tilth import package.module:factory`",
     ".pth": "export it with torch.export to .pt2, or name a factory: `tilth import package.module:factory`",
@@ -32,7 +36,11 @@ _FOREIGN = {
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="An .onnx file or folder, a .joblib, .pkl or .pt2 file, or module:factory.")
+        str,
+        typer.Argument(
+            help="An .onnx file or folder, a .joblib, .pkl, .skops, .pt2, .lgb or .ubj file, module:factory, "
+            "or mlflow:RUN/NAME."
+        ),
     ],
     sample: Annotated[Path | None, typer.Option("--sample", help="An .npz with one array per input.")] = None,
     out: Annotated[
@@ -40,7 +48,7 @@ def command(
     ] = "",
     name: Annotated[str, typer.Option("--name", help="The bundle's name; the output's stem if not given.")] = "",
     trust: Annotated[
-        bool, typer.Option("--trust", help="Run the code that a .joblib, .pkl or .pt2 file holds.")
+        bool, typer.Option("--trust", help="Run the code that a .joblib, .pkl, .skops or .pt2 file holds.")
     ] = False,
     tolerance: Annotated[str, typer.Option("--tolerance", help="Accept this rms relative error, such as 1%.")] = "",
     nonfinite: Annotated[
@@ -54,38 +62,67 @@ def command(
 
     The graph is captured with its weights, its inputs and outputs, and a golden set: sample inputs with the outputs
     that the source framework itself gives for them. An ONNX file needs no sample, one is made from its inputs then.
-    All of this happens in a child process.
+    All of this happens in a child process. A model that was logged at a tracking server is named by its run, which the
+    bundle notes for `tilth push`.
 
     Raises:
         TilthError: the model is refused; nothing is written.
     """
-    kind = _kind(model)
-    if kind == "pickled" or Path(model).suffix in _CODE:
-        _check_trust(model, trust, as_json)
-    target = out or f"{_stem(model)}.tilth"
-    order = Order(
-        kind=kind,
-        what=model,
-        sample=str(sample) if sample else "",
-        name=name or Path(target).stem,
-        tolerance=share(tolerance) if tolerance else 0.0,
-        nonfinite=nonfinite,
-        version=VERSION,
-    )
+    most_rms = share(tolerance) if tolerance else 0.0
+    limits = (seconds(timeout), size_bytes(memory) if memory else 0)
+    with _local(model, trust, as_json) as found:
+        target = out or f"{found.stem}.tilth"
+        given = sample or found.sample
+        order = Order(
+            kind=_kind(found.what),
+            what=found.what,
+            sample=str(given) if given else "",
+            name=name or Path(target).stem,
+            tolerance=most_rms,
+            nonfinite=nonfinite,
+            version=VERSION,
+        )
+        manifest = _imported(order, model, target, limits, found.notes, as_json)
+    emit({"bundle": target, "manifest": to_json(manifest)}, as_json, lambda: _render(manifest, target))
+
+
+def _imported(
+    order: Order, shown_as: str, target: str, limits: tuple[float, int], notes: Mapping[str, str], as_json: bool
+) -> Manifest:
     device = wiring.this_device()
     with shown(as_json) as report:
-        report("capturing", 0, 2, model)
-        manifest = import_apart(
+        report("capturing", 0, 2, shown_as)
+        return import_apart(
             wiring.worker_command("capture"),
             order,
             device,
             Path(target),
             folder=target.endswith("/"),
-            timeout_s=seconds(timeout),
-            memory_bytes=size_bytes(memory) if memory else int(device.memory_bytes * 0.8) or 1 << 62,
+            timeout_s=limits[0],
+            memory_bytes=limits[1] or int(device.memory_bytes * 0.8) or 1 << 62,
             done=lambda: report("writing", 1, 2, target),
+            notes=notes,
         )
-    emit({"bundle": target, "manifest": to_json(manifest)}, as_json, lambda: _render(manifest, target))
+
+
+@contextlib.contextmanager
+def _local(model: str, trust: bool, as_json: bool) -> Iterator[Local]:
+    """Yield what is to be imported once it is here, and trusted where it is code."""
+    if any(tracker.named(model) for tracker in wiring.trackers()):
+        try:
+            fetched = wiring.load("tilth.cli.tracked:fetched")
+        except ModuleNotFoundError as error:
+            raise MissingError(
+                "a tracking server cannot be asked", why=str(error), hint="pip install 'tilth[client]'"
+            ) from None
+        with fetched(model, lambda what: _check_trust(what, trust, as_json), as_json) as found:
+            yield found
+        return
+    if _kind(model) == "pickled" or Path(model).suffix in _CODE:
+        if not Path(model).exists():
+            raise MissingError(f"there is no file `{model}`", hint="check the path")
+        _check_trust(model, trust, as_json)
+    yield Local(model, _stem(model))
 
 
 def _kind(model: str) -> Kind:
@@ -97,6 +134,8 @@ def _kind(model: str) -> Kind:
             hint=_FOREIGN[path.suffix],
         )
     if path.exists() or ":" not in model:
+        if path.suffix in _SAVED:
+            return "saved"
         return "pickled" if path.suffix in _CODE - {".pt2"} else "file"
     return "factory"
 
@@ -106,8 +145,6 @@ def _stem(model: str) -> str:
 
 
 def _check_trust(model: str, trust: bool, as_json: bool) -> None:
-    if not Path(model).exists():
-        raise MissingError(f"there is no file `{model}`", hint="check the path")
     if trust:
         return
     if not as_json and sys.stdin.isatty() and sys.stderr.isatty():

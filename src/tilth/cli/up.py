@@ -22,6 +22,7 @@ from tilth.control.api.app import guarded
 from tilth.control.home import Home, default_home
 from tilth.control.listener import bound, listening
 from tilth.control.plane import ControlPlane, Settings
+from tilth.control.tracking.server import Order
 from tilth.core.address import Address, check_exposure, check_key_files, parse, parse_host
 from tilth.core.errors import InvalidError, UnavailableError
 from tilth.core.host import HostRule
@@ -43,6 +44,8 @@ def command(
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, PEM.")] = None,
     allow_host: Annotated[Texts, typer.Option("--allow-host", help="A Host to take on loopback, too.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback without TLS.")] = False,
+    tracking: Annotated[bool, typer.Option("--tracking", help="Keep MLflow below /mlflow, behind this login.")] = False,
+    tracking_python: Annotated[str, typer.Option("--tracking-python", help="The Python that has MLflow.")] = "",
     new_token: Annotated[bool, typer.Option("--new-token", help="Make another token of the administrator.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Go on in the background.")] = False,
     as_json: AsJson = False,
@@ -78,6 +81,7 @@ def command(
             inspect=wiring.worker_command("inspect"),
             tilth=(sys.executable, "-m", "tilth"),
             serve_more=_serve_more(tls_cert, tls_key, serve_http, insecure),
+            tracking=_tracking(tracking_python, blobs, place) if tracking or tracking_python else None,
             devices=[device for prober in wiring.probers() for device in prober.devices()],
         )
         listener = bound(address)
@@ -114,18 +118,22 @@ async def _run(
         # A thread that comes back from the store waits that long for one that computes; there are several in a request.
         sys.setswitchinterval(0.0005)
         place.tell({"pid": os.getpid(), "address": url})
-        _say(url, first, as_json)
+        order = plane.settings.tracking
+        _say(url, first, as_json, f"{url}/{order.tracker.name}" if order is not None else "")
         await stop.wait()
         plane.ready = False
     place.forget()
     await plane.stop()
 
 
-def _say(url: str, token: str | None, as_json: bool) -> None:
+def _say(url: str, token: str | None, as_json: bool, tracking: str) -> None:
     if as_json:
-        typer.echo(json.dumps({"address": url, "token": token, "pid": os.getpid()}))
+        told = {"address": url, "token": token, "pid": os.getpid()}
+        typer.echo(json.dumps(told | ({"tracking": tracking} if tracking else {})))
     else:
         typer.echo(f"control plane and console: {url}")
+        if tracking:
+            typer.echo(f"tracking: {tracking}")
         if token is not None:
             typer.echo(f"administrator's token, shown this once: {token}")
             typer.echo(f"next: tilth login {url}")
@@ -168,6 +176,21 @@ def _serve_more(cert: Path | None, key: Path | None, http: str, insecure: bool) 
     if cert is not None and key is not None:
         return ("--tls-cert", str(cert.absolute()), "--tls-key", str(key.absolute()))
     return () if parse(http).loopback or not insecure else ("--insecure",)
+
+
+def _tracking(python: str, blobs: str, home: Home) -> Order:
+    """Return the tracking server that is wanted, once it is known to be there.
+
+    Raises:
+        MissingError: it is not installed.
+    """
+    tracker, chosen = wiring.trackers()[0], python or sys.executable
+    chosen = os.path.abspath(chosen) if "/" in chosen else chosen
+    logging.getLogger("tilth.tracking").info("%s %s is to start", tracker.name, tracker.version(chosen))
+    if not blobs:
+        return Order(tracker, chosen, str(home.folder / "tracking/artifacts"))
+    place = blobs.rstrip("/") if "://" in blobs else os.path.abspath(blobs)
+    return Order(tracker, chosen, f"{place}/{tracker.name}-artifacts")
 
 
 def _node_name() -> str:

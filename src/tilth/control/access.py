@@ -33,7 +33,9 @@ IN_PROJECT: Mapping[str, Role] = {
     "event.read": "viewer",
 }
 #: What only administrators of the installation may do.
-EVERYWHERE = frozenset(("user.read", "user.change", "project.make", "node.change", "audit.read"))
+EVERYWHERE = frozenset(("user.read", "user.change", "project.make", "node.change", "audit.read", "tracking.rule"))
+#: The least role, in any project, that may do what belongs to no project: a tracking server has none.
+SOMEWHERE: Mapping[str, Role] = {"tracking.read": "viewer", "tracking.write": "developer"}
 #: What everyone may do who may read anything: look at machines, of which lists hold those that they may see.
 ANYWHERE = frozenset(("node.read",))
 #: What everyone may do who is somebody, about themselves alone.
@@ -60,6 +62,14 @@ class Principal:
         if own is None or self.most is None:
             return own
         return min(own, self.most, key=ROLES.index)
+
+    @property
+    def highest(self) -> Role | None:
+        """The highest role that it has in any project, None when it has none."""
+        if self.is_admin and self.project_id is None:
+            return self.most or "admin"
+        known = [role for one in {*self.roles, self.project_id or ""} if (role := self.role_in(one)) is not None]
+        return max(known, key=ROLES.index, default=None)
 
     @property
     def is_narrow(self) -> bool:
@@ -92,6 +102,10 @@ def check(principal: Principal, action: str, project_id: str | None = None) -> N
     if action in ANYWHERE:
         if principal.readable() == []:
             raise _forbidden(principal, action, "a viewer of some project")
+        return
+    if action in SOMEWHERE:
+        if ROLES.index(principal.highest or ROLES[0]) < ROLES.index(SOMEWHERE[action]):
+            raise _forbidden(principal, action, f"a {SOMEWHERE[action]} of some project")
         return
     if action in EVERYWHERE:
         if not principal.rules:

@@ -27,7 +27,8 @@ def expect(match: str | None, rev: int) -> None:
     if not any(one is not None and int(one[1]) == rev for one in found):
         raise StaleError(
             "it was changed meanwhile",
-            why=f"`If-Match` says {ascii(match[:80])}, and " + (f"it is at revision {rev}" if rev else "it is not there"),
+            why=f"`If-Match` says {ascii(match[:80])}, and "
+            + (f"it is at revision {rev}" if rev else "it is not there"),
             hint="read it again, and decide anew",
         )
 

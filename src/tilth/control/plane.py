@@ -23,6 +23,10 @@ from tilth.control.api.routes import nodes as node_routes
 from tilth.control.api.routes import who as who_routes
 from tilth.control.change import Change
 from tilth.control.clock import now_us
+from tilth.control.console import app as console
+from tilth.control.console import view
+from tilth.control.console.figures import Figures
+from tilth.control.console.sources import Sources
 from tilth.control.home import Home
 from tilth.control.intake.inspection import Inspection
 from tilth.control.intake.receive import Landing
@@ -33,11 +37,15 @@ from tilth.control.store.database import Database
 from tilth.control.store.tables import nodes as node_table
 from tilth.control.store.tables import sessions
 from tilth.control.store.tables import users as user_table
+from tilth.control.tracking.door import Door
+from tilth.control.tracking.server import Order, TrackingServer
 from tilth.core.device import Device
 from tilth.core.errors import TilthError
 from tilth.ports.blob_store import BlobStore
 
 _LOG = logging.getLogger("tilth.control")
+#: Where a browser is sent that opens a page of the tracking server and is not signed in.
+_SIGN_IN = "/console/sign-in"
 _SWEEP_S, _BEAT_S = 600.0, 10.0
 #: Kinds of things whose changes move endpoints, or who may call them.
 _MOVES = {"endpoint", "token", "member", "user", "project"}
@@ -50,6 +58,7 @@ class Settings:
 
     `store` is the address of a database, `serve_http` and `serve_grpc` where endpoints are to answer. `node` names this
     machine. `inspect` and `tilth` are commands of this installation: a child that opens graphs, and the command line.
+    `tracking` is a tracking server to be kept beside it, None for none.
     """
 
     home: Home
@@ -62,6 +71,7 @@ class Settings:
     serve_more: Sequence[str] = ()
     devices: Sequence[Device] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    tracking: Order | None = None
 
 
 class ControlPlane:
@@ -87,6 +97,7 @@ class ControlPlane:
         )
         self.bell = event_routes.Bell()
         self.desk = Desk(self.database)
+        self.tracking: TrackingServer | None = None
         self.ready = False
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -100,8 +111,15 @@ class ControlPlane:
         endpoint_routes.declare(desk, self.reconciler.usage)
         node_routes.declare(desk)
         event_routes.declare(desk, self.bell)
+        scheme = "https" if "--tls-cert" in self.settings.serve_more else "http"
+        sources = Sources(self.reconciler.usage, lambda: self.reconciler.serving, Figures(self.blobs), scheme)
+        self.console = console.declare(desk, sources, self.bell.heard, lambda: self.ready)
         application.finish(desk, lambda: self.ready)
         desk.listeners.append(self._heard)
+        if self.settings.tracking is not None:
+            self.tracking = TrackingServer(self.settings.tracking, self.settings.home.folder / "tracking")
+            self._tracking_door = Door(desk, self.tracking, _SIGN_IN)
+            self._tracking_door.declare()
 
     def _heard(self, change: Change) -> None:
         if not change.events or self._loop is None:
@@ -144,7 +162,12 @@ class ControlPlane:
         for work in (self.reconciler.run(), self._every(_SWEEP_S, self._sweep), self._every(_BEAT_S, self._beat)):
             self._tasks.append(self._loop.create_task(work))
         self._tasks.append(self._loop.create_task(self._rest()))
+        if self.tracking is not None:
+            for work in (self.tracking.run(), self._tracking_door.ledger.run()):
+                self._tasks.append(self._loop.create_task(work))
         self.ready = True
+        # It takes a moment, and the first page should not wait for all of it.
+        self._tasks.append(self._loop.create_task(asyncio.to_thread(view.warm)))
 
     async def stop(self, *, stop_server: bool = True) -> None:
         """End it; with the server of endpoints, or without."""
@@ -152,6 +175,9 @@ class ControlPlane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.tracking is not None:
+            await self._tracking_door.ledger.tell()
+            await self.tracking.close()
         await self.reconciler.close(stop_server=stop_server)
         await asyncio.to_thread(self.inspection.close)
         await asyncio.to_thread(self.database.close)
@@ -172,6 +198,8 @@ class ControlPlane:
 
     def _beat(self) -> None:
         facts: dict[str, Any] = {"grpc": self.reconciler.serving_grpc}
+        if self.tracking is not None:
+            facts |= {"tracking": self.tracking.why or "ready", "tracking_memory_bytes": self.tracking.memory_bytes}
         with self.database.write() as connection:
             nodes.seen(connection, self.settings.node, now_us(), self.reconciler.serving, facts)
 

@@ -13,6 +13,7 @@ A route is a handler with an *action* from `control.access`; there is no other w
 import asyncio
 import hashlib
 import inspect
+import json
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -32,18 +33,16 @@ from starlette.responses import Response
 from tilth.client.shapes.shape import Problem
 from tilth.control import access, secret
 from tilth.control.access import Principal
-from tilth.control.api import problem
-from tilth.control.api.problem import MediaTypeError, TooLargeError
+from tilth.control.api import body, problem
 from tilth.control.change import Change
 from tilth.control.clock import now_us
 from tilth.control.etag import same
 from tilth.control.failure import ConflictError, UnknownError
-from tilth.control.records import principals, repeats
+from tilth.control.records import principals, projects, repeats
 from tilth.control.store.database import Database
 from tilth.control.store.paging import DEFAULT, MOST
 from tilth.core.errors import InvalidError, TilthError, UnavailableError
 
-MOST_BODY_BYTES = 1 << 20
 Cursor = Annotated[str, Query(max_length=512, description="The `next` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=MOST, description="Rows on a page.")]
 DEFAULT_LIMIT = DEFAULT
@@ -57,6 +56,8 @@ T = TypeVar("T")
 _READERS = 8
 _MOMENT_S = 1.0
 Prepare = Callable[..., Awaitable[dict[str, Any]]]
+#: Finds out who asks, or raises UnknownError.
+Identify = Callable[[sa.Connection], Principal]
 
 
 @dataclass
@@ -190,7 +191,7 @@ class Desk:
     async def _reading(self, request: Request, action: str, form: "_Form", status: int) -> Response:
         if form.takes_body:
             await self._aside(self._readers, partial(self.admit, request, action))
-        query = form.query(request) | form.body(await _body(request) if form.takes_body else b"")
+        query = form.query(request) | form.body(await body.read(request) if form.takes_body else b"")
 
         def run() -> Response:
             with self.database.read() as connection:
@@ -210,7 +211,7 @@ class Desk:
         prepare: Prepare | None = None,
     ) -> Response:
         first, began = await self._aside(self._readers, partial(self.admit, request, action)), time.monotonic()
-        query = form.query(request) | form.body(await _body(request) if form.takes_body else b"")
+        query = form.query(request) | form.body(await body.read(request) if form.takes_body else b"")
         asked = hashlib.sha256(f"{request.method} {request.url.path}\n".encode() + form.raw(query)).hexdigest()
         key = _key(request) if request.method == "POST" else None
         more = await prepare(first, **form.path(request), **query) if prepare is not None else {}
@@ -275,6 +276,39 @@ class Desk:
         """
         return principals.of_token(connection, _presented(request), now_us())
 
+    async def shows(self, who: Identify, action: str, project: str | None, work: Callable[[Call], T]) -> T:
+        """Return what `work` makes of a call that only reads, for whom `who` finds, as far as it may do `action`.
+
+        For those who show who they are other than by a bearer token: the console.
+
+        Raises:
+            TilthError: as `admit`, and what `work` raises.
+        """
+
+        def run() -> T:
+            with self.database.read() as connection:
+                return work(self._let_in(connection, who(connection), action, project))
+
+        return await self._aside(self._readers, partial(_in_our_words, run))
+
+    async def does(self, who: Identify, action: str, project: str | None, work: Callable[[Call], T]) -> T:
+        """Return what `work` makes of a call that changes something, in one transaction; else as `shows`."""
+
+        def run() -> T:
+            with self.database.write() as connection:
+                call = self._let_in(connection, who(connection), action, project)
+                call._change = change = Change(connection, call.principal)
+                found = work(call)
+            self._tell(change)
+            return found
+
+        return await self._aside(self._writers, partial(_in_our_words, run))
+
+    def _let_in(self, connection: sa.Connection, asks: Principal, action: str, name: str | None) -> Call:
+        project = projects.found(connection, name) if name is not None else cast("sa.RowMapping", {})
+        access.check(asks, action, project["id"] if name is not None else None)
+        return Call(connection, asks, project)
+
     def changed(self, principal: Principal, work: Callable[[Change], Any]) -> Any:
         """Run `work` in a transaction on behalf of `principal`, tell who listens, and return what it returned."""
         with self.database.write() as connection:
@@ -286,6 +320,17 @@ class Desk:
     def _tell(self, change: Change) -> None:
         for listener in self.listeners:
             listener(change)
+
+
+def _in_our_words(work: Callable[[], T]) -> T:
+    """Return what `work` returns; a database's errors become ours."""
+    try:
+        return work()
+    except Exception as error:
+        told = _told(error)
+        if told is error:
+            raise
+        raise told from error
 
 
 def _presented(request: Request) -> str:
@@ -365,6 +410,7 @@ class _Form:
         if self._body is None:
             return {}
         name, kind = self._body
+        body.check(data)
         try:
             return {name: kind.model_validate_json(data)}
         except ValidationError as error:
@@ -382,22 +428,6 @@ class _Form:
     def run(self, call: Call, request: Request, given: dict[str, Any]) -> Any:
         """Call the handler."""
         return self._handler(call, **self.path(request), **given)
-
-
-async def _body(request: Request) -> bytes:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise MediaTypeError(
-            "the body is not JSON",
-            why=f"its type is `{problem.shown(kind)}`",
-            hint="send `Content-Type: application/json`",
-        )
-    made = bytearray()
-    async for block in request.stream():
-        made += block
-        if len(made) > MOST_BODY_BYTES:
-            raise TooLargeError("the body is too large", why=f"at most {MOST_BODY_BYTES} bytes are taken here")
-    return bytes(made)
 
 
 def _key(request: Request) -> str | None:
@@ -427,6 +457,9 @@ def _repeated(status: int, body: str) -> Response:
             hint="if you do not have the secret, revoke it and make another",
         )
     headers = {"Cache-Control": "no-store", "Idempotency-Replayed": "true"}
+    tag = json.loads(body).get("etag") if body else None
+    if tag is not None:
+        headers["ETag"] = tag
     return Response(body, status, headers=headers, media_type="application/json" if body else None)
 
 
@@ -438,6 +471,8 @@ def _told(error: Exception) -> Exception:
         return ConflictError(
             "it collides with what was made at the same time", hint="read again what is there, and decide anew"
         )
+    if isinstance(error, sa.exc.DataError):
+        return InvalidError("the request is not understood", why="the store cannot hold one of its values")
     if isinstance(error, OperationalError | DBAPIError) and not isinstance(error, sa.exc.ProgrammingError):
         words = str(error.orig).strip().splitlines()[:1]
         return UnavailableError("the store cannot be used", why=(words or [""])[0][:300], hint="is its disk full?")

@@ -16,6 +16,10 @@ from tilth.core.digest import digest_file
 from tilth.core.errors import InvalidError, UnavailableError, UntrustedError
 
 _BLOCK_BYTES = 1 << 20
+#: Received and not written yet; then the sender waits.
+_MOST_HELD_BYTES = 8 << 20
+#: Less than IOV_MAX of every system.
+_MOST_AT_ONCE = 512
 #: What stays free on the disk of uploads: the store must be able to write.
 _SPARE_BYTES = 64 << 20
 
@@ -130,33 +134,44 @@ class _Writer:
         return self._state.hexdigest()
 
     async def all_of(self, blocks: AsyncIterator[bytes]) -> None:
-        pending, held, size = asyncio.get_running_loop().create_future(), [], 0
-        pending.set_result(None)
-        writing: asyncio.Future[None] = pending
+        held: list[bytes] = []
+        size = 0
+        writing: asyncio.Future[None] | None = None
         try:
             async for block in blocks:
                 held.append(block)
                 size += len(block)
-                if size > self._left:
+                self._left -= len(block)
+                if self._left < 0:
                     raise InvalidError("more was sent than announced", why="the upload has the size that was announced")
-                if size >= _BLOCK_BYTES:
+                if size >= _MOST_HELD_BYTES and writing is not None:
                     await writing
+                if size >= _BLOCK_BYTES and (writing is None or writing.done()):
+                    if writing is not None:
+                        writing.result()
                     writing = asyncio.ensure_future(asyncio.to_thread(self._write, held))
-                    self._left -= size
                     held, size = [], 0
         finally:
-            await writing
-            if held and size <= self._left:
+            if writing is not None:
+                await writing
+            if held and self._left >= 0:
                 await asyncio.to_thread(self._write, held)
 
     def _write(self, blocks: list[bytes]) -> None:
-        data = memoryview(b"".join(blocks))
-        self._state.update(data)
+        for block in blocks:
+            self._state.update(block)
         try:
-            while data:
-                data = data[os.write(self._file, data) :]
+            for start in range(0, len(blocks), _MOST_AT_ONCE):
+                self._put(blocks[start : start + _MOST_AT_ONCE])
         except OSError as error:
             raise _full(error) from None
+
+    def _put(self, blocks: list[bytes]) -> None:
+        written = os.writev(self._file, blocks)
+        if written < sum(map(len, blocks)):
+            rest = memoryview(b"".join(blocks))[written:]
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
 
     def close(self) -> None:
         os.close(self._file)

@@ -64,12 +64,10 @@ def make(change: Change, name: str, description: str = "") -> Project:
 
 
 def listed(connection: sa.Connection, asks: Principal, cursor: str, limit: int) -> Listing[Project]:
-    """Return a page of the projects that `asks` is in, by name."""
-    query = sa.select(projects)
-    if asks.project_id is not None:
-        query = query.where(projects.c.id == asks.project_id)
-    if not asks.is_admin:
-        query = query.where(projects.c.id.in_(list(asks.roles)))
+    """Return a page of the projects that `asks` may read, by name."""
+    query, readable = sa.select(projects), asks.readable()
+    if readable is not None:
+        query = query.where(projects.c.id.in_(readable))
     rows = page(connection, query, (projects.c.name,), cursor, limit)
     return Listing[Project](items=[shape(row, asks) for row in rows.rows], next=rows.next)
 
@@ -175,7 +173,7 @@ def shape(row: Any, asks: Principal) -> Project:
         id=row["id"],
         name=row["name"],
         description=row["description"],
-        role=asks.role_in(row["id"]) or ("admin" if row["created_by"] == asks.user_id else None),
+        role=asks.role_in(row["id"]),
         created_at=iso(row["created_us"]),
         etag=etag(row["rev"]),
     )

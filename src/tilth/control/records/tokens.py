@@ -29,12 +29,14 @@ def make(change: Change, order: NewToken) -> MadeToken:
     """Make a token for whoever asks, or for another user when an administrator asks.
 
     Raises:
-        ForbiddenError: it is for another user.
+        ForbiddenError: it is for another user, or a token that only calls endpoints asks.
         MissingError: there is no such user, or no such project for who asks.
         InvalidError: the name is none.
     """
     asks, connection = change.principal, change.connection
     checked("token", order.name)
+    if asks.most == "caller":
+        raise ForbiddenError("this token makes no others", why="it only calls endpoints", hint="sign in as its user")
     owner, user = asks.user_id, asks.name
     if order.user is not None and order.user != asks.name:
         if not asks.rules:

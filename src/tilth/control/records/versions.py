@@ -15,7 +15,7 @@ from tilth.control.names import number
 from tilth.control.records import aliases as alias_records
 from tilth.control.records import models as model_records
 from tilth.control.store.paging import page
-from tilth.control.store.tables import aliases, approvals, endpoints, users, uses, versions
+from tilth.control.store.tables import aliases, approvals, endpoints, standings, users, uses, versions
 from tilth.core.errors import MissingError
 
 _SELECT = sa.select(versions, users.c.name.label("by")).outerjoin(users, users.c.id == versions.c.created_by)
@@ -135,10 +135,11 @@ def remove(change: Change, project: sa.RowMapping, model: sa.RowMapping, which: 
     row = found(connection, model, which)
     expect(match, row["rev"])
     text = str(row["number"])
-    for name, wanted in connection.execute(
-        sa.select(endpoints.c.name, endpoints.c.wanted).where(endpoints.c.model_id == model["id"])
-    ):
-        if text in wanted["traffic"] or text in wanted["shadow"]:
+    served = sa.select(endpoints.c.name, endpoints.c.wanted, standings.c.traffic, standings.c.shadow)
+    served = served.outerjoin(standings, standings.c.endpoint_id == endpoints.c.id)
+    for name, wanted, traffic, shadow in connection.execute(served.where(endpoints.c.model_id == model["id"])):
+        # After a deployment that failed, what answers is another than what is wanted.
+        if text in {*wanted["traffic"], *wanted["shadow"], *(traffic or ()), *(shadow or ())}:
             raise ConflictError(f"endpoint `{name}` serves version {text}", hint="deploy another version first")
     named = alias_records.of_versions(connection, [row["id"]]).get(row["id"])
     if named:

@@ -1,11 +1,12 @@
 """What follows for one endpoint from what is wanted, what was done and what is seen; pure.
 
-At most one thing is under way at a time. A deployment that fails leaves, or brings back, what answered before.
+At most one thing is under way at a time, and what it was is remembered until it has worked or not: what is wanted may
+be another by then. A deployment that fails leaves, or brings back, what answered before.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from tilth.control.traffic import Shares
 
@@ -26,8 +27,9 @@ class State:
     """One endpoint.
 
     `digests` names the bundle of each wanted version, `shelf` those that lie where the server finds them. `applied`
-    is what the server was last told and took, in deployment `applied_number`. `failed` is the number of a wanted
-    deployment that did not work, and `why`. `up` says that the server answers.
+    is what the server was last told and took, in deployment `applied_number`. `task` is under way, for deployment
+    `task_number`. `failed` is the number of a wanted deployment that did not work, and `why`. `up` says that the
+    server answers.
     """
 
     number: int = 0
@@ -37,11 +39,15 @@ class State:
     applied: Shares = field(default_factory=Shares)
     applied_number: int = 0
     phase: Phase = "idle"
+    task: "Shelve | Load | Unload | None" = None
+    task_number: int = 0
     failed: int = 0
     why: str = ""
+    #: Why the server does not take back what answered before a deployment that failed.
+    lost: str = ""
     up: bool = False
     seen: Mapping[str, Seen] = field(default_factory=dict)
-    #: The server was started anew and has to be told again.
+    #: The server may not have what it was told last: it was started anew, or gave out on the way.
     anew: bool = False
     removed: bool = False
     #: Something gave out that may come back: nothing is begun before the next round.
@@ -147,81 +153,94 @@ def step(state: State, event: Event) -> tuple[State, list[Action]]:
     """Return the next state and what is to be done; each action but Unshelve is answered by Done or Failed."""
     match event:
         case Want(number, shares, digests):
-            if number != state.number:
-                state = replace(state, number=number, wanted=shares, digests=digests, failed=0, why="")
+            state = _wanting(state, number, shares, digests)
         case Removed():
             state = replace(state, removed=True, wanted=Shares(), digests={})
         case Up(anew):
             state = replace(state, up=True, anew=state.anew or anew)
         case Down():
-            # What was under way ends with the server, and is begun again when there is one.
-            phase: Phase = "shelving" if state.phase == "shelving" else "idle"
-            state = replace(state, up=False, phase=phase, seen={})
+            # What is under way is answered even so, as it fails with the server.
+            state = replace(state, up=False, seen={})
         case Look(versions):
             state = replace(state, seen=versions)
         case Round():
             state = replace(state, hold=False)
         case Done():
-            state = _done(state)
-        case Failed(why, again):
-            state = _failed(state, why, again)
+            state = replace(_done(state), phase="idle", task=None)
+        case _:
+            state = replace(_failed(state, event.why, event.again), phase="idle", task=None)
     return _next(state)
 
 
+def _wanting(state: State, number: int, shares: Shares, digests: Mapping[str, str]) -> State:
+    if number == state.number or state.removed:
+        return state
+    gone = [one for one in shares.versions if one not in digests]
+    failed = {"failed": number, "why": f"version {gone[0]} is not there"} if gone else {"failed": 0, "why": ""}
+    return replace(state, number=number, wanted=shares, digests=digests, **failed)  # type: ignore[arg-type]
+
+
 def _done(state: State) -> State:
-    match state.phase:
-        case "shelving":
-            # One was shelved: the first that was missing.
-            version = _unshelved(state)[0]
-            return replace(state, phase="idle", shelf={**state.shelf, version: state.digests[version]}, why="")
-        case "loading":
-            return replace(
-                state, phase="idle", applied=state.wanted, applied_number=state.number, anew=False, failed=0, why=""
-            )
-        case "restoring":
-            return replace(state, phase="idle", anew=False)
-        case "unloading":
-            return replace(state, phase="idle", applied=Shares(), applied_number=state.number, anew=False)
+    match state.phase, state.task:
+        case "shelving", Shelve(version, digest):
+            return replace(state, shelf={**state.shelf, version: digest}, **_cleared(state))
+        case "loading", Load(shares):
+            number = state.task_number
+            return replace(state, applied=shares, applied_number=number, lost="", **_cleared(state))
+        case "restoring", _:
+            return replace(state, lost="")
+        case "unloading", _:
+            return replace(state, applied=Shares(), applied_number=state.number)
         case _:
             return state
 
 
+def _cleared(state: State) -> dict[str, Any]:
+    """Return what is forgotten when something works for the deployment that is wanted."""
+    return {"failed": 0, "why": ""} if state.task_number == state.number and state.failed != state.number else {}
+
+
 def _failed(state: State, why: str, again: bool) -> State:
-    if state.phase == "loading" and not again:
-        # The server may have taken a part of it: it is told once more what answered before.
-        return replace(state, phase="idle", failed=state.number, why=why, anew=bool(state.applied.versions))
-    if state.phase == "restoring" and not again:
-        return replace(state, phase="idle", why=f"{state.why}; and going back failed: {why}"[:2000], anew=False)
-    if again:
-        # A server that was told and did not answer may have taken a part of it.
-        told = state.phase in ("loading", "restoring")
-        return replace(state, phase="idle", why=why, hold=True, anew=state.anew or told)
-    return replace(state, phase="idle", failed=state.number, why=why)
+    # A server that was told may have taken a part of it: it is told once more.
+    state = replace(state, anew=state.anew or state.phase in ("loading", "restoring"))
+    if again or state.phase == "unloading":
+        return replace(state, why=state.why if state.failed else why, hold=True)
+    if state.phase == "restoring":
+        return replace(state, lost=why[:2000], hold=True)
+    if state.phase == "idle" or state.task_number != state.number:
+        return state
+    return replace(state, failed=state.number, why=why)
 
 
 def _next(state: State) -> tuple[State, list[Action]]:
     if state.phase != "idle" or state.hold:
         return state, []
-    if state.removed or not state.wanted.versions:
+    if state.removed:
         return _emptied(state)
+    if not state.wanted.versions:
+        # What is wanted was not told yet; what an earlier process applied goes on.
+        return state, []
     if state.failed == state.number:
         if state.up and state.anew and state.applied.versions:
-            return replace(state, phase="restoring"), [Load(state.applied)]
+            return _begun(replace(state, anew=False), "restoring", Load(state.applied))
         return _tidied(state)
-    missing = _unshelved(state)
+    missing = [one for one in state.wanted.versions if state.shelf.get(one) != state.digests[one]]
     if missing:
-        return replace(state, phase="shelving"), [Shelve(missing[0], state.digests[missing[0]])]
+        return _begun(state, "shelving", Shelve(missing[0], state.digests[missing[0]]))
     if state.up and (state.anew or state.applied_number != state.number):
-        return replace(state, phase="loading"), [Load(state.wanted)]
+        return _begun(replace(state, anew=False), "loading", Load(state.wanted))
     return _tidied(state) if state.applied_number == state.number else (state, [])
 
 
+def _begun(state: State, phase: Phase, task: Shelve | Load | Unload) -> tuple[State, list[Action]]:
+    return replace(state, phase=phase, task=task, task_number=state.number), [task]
+
+
 def _emptied(state: State) -> tuple[State, list[Action]]:
-    if state.applied.versions:
-        if state.up:
-            return replace(state, phase="unloading"), [Unload()]
-        return state, []
-    return _tidied(replace(state, applied_number=state.number))
+    if state.applied.versions and state.up:
+        return _begun(replace(state, anew=False), "unloading", Unload())
+    # What it was told ends with the server.
+    return _tidied(replace(state, applied=Shares(), applied_number=state.number))
 
 
 def _tidied(state: State) -> tuple[State, list[Action]]:
@@ -230,10 +249,6 @@ def _tidied(state: State) -> tuple[State, list[Action]]:
     if not gone:
         return state, []
     return replace(state, shelf={one: digest for one, digest in state.shelf.items() if one in keep}), [Unshelve(gone)]
-
-
-def _unshelved(state: State) -> list[str]:
-    return [one for one in state.wanted.versions if state.shelf.get(one) != state.digests[one]]
 
 
 # -- what is told
@@ -273,6 +288,7 @@ def _seen(state: State) -> list[tuple[str, Seen]]:
 def _standing(state: State) -> tuple[str, str]:
     if state.failed == state.number and state.failed:
         before = f"; deployment {state.applied_number} goes on" if state.applied.versions else ""
+        before = f"; and going back to deployment {state.applied_number} fails: {state.lost}" if state.lost else before
         return "failed", f"deployment {state.number} failed: {state.why}{before}"
     if not state.wanted.versions and not state.applied.versions:
         return "empty", "nothing is deployed"

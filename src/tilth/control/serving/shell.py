@@ -182,8 +182,13 @@ class Reconciler:
 
     async def _follow_rows(self) -> None:
         rows, wants = await asyncio.to_thread(self._rows)
+        holders = {self._names[one]: one for one in self._states}
         for one, want in wants.items():
-            self._names[one] = endpoints.served_as(rows[one]["project"], rows[one]["name"])
+            name = endpoints.served_as(rows[one]["project"], rows[one]["name"])
+            if holders.get(name, one) != one:
+                # One of this name was removed and is still being taken down: the new one waits for its end.
+                continue
+            self._names[one] = name
             if one not in self._states:
                 self._states[one] = State(up=self._up)
             self._event(one, want)
@@ -249,6 +254,10 @@ class Reconciler:
             _LOG.warning("%s", error)
             return
         self._deaths = 0
+        for name in seen.keys() - {*self._names.values()}:
+            # Its endpoint was removed, and whoever was to tell the server ended before that.
+            if any(version.state == "ready" for version in seen[name].values()):
+                await self._server.unload(name)
         for one, name in self._names.items():
             if one in self._states:
                 self._event(one, Look(seen.get(name, {})))

@@ -4,6 +4,7 @@ The hash of an event is the SHA-256 of its fields and of the hash before it, as 
 database can make a new chain, and cannot make one that ends in a hash that somebody noted elsewhere.
 """
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -101,6 +102,24 @@ def check(found: Iterable[Event], end: str = "") -> str:
             hint="events at its end were taken away or exchanged; restore a backup",
         )
     return before
+
+
+def check_all(connection: sa.Connection, count: int, end_hash: str) -> None:
+    """Return when the store holds a whole chain whose event `count` has a hash; `end` returned the two.
+
+    What others add meanwhile is no fault, and is checked the next time.
+
+    Raises:
+        UntrustedError: as `check`, or there are events behind the end.
+    """
+    check(itertools.islice(walk(connection), count), end_hash)
+    newest = read(connection, 0, 1, newest=True)
+    if newest and newest[0].seq > end(connection)[0]:
+        raise UntrustedError(
+            "the audit log does not end where it should",
+            why=f"event {newest[0].seq} is behind its end",
+            hint="restore a backup, and find out who could write to the store",
+        )
 
 
 def end(connection: sa.Connection) -> tuple[int, str]:

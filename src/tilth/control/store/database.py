@@ -63,7 +63,10 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """Yield a connection that sees what was kept when its first statement ran, and cannot change anything."""
+        """Yield a connection that cannot change anything.
+
+        On SQLite it sees what was kept when its first statement ran; on PostgreSQL, each statement what is kept then.
+        """
         with self._reader.connect() as connection:
             yield connection
 

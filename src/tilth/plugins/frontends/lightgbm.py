@@ -5,6 +5,7 @@ float32 that is not above it, which decides alike for every float32 input.
 """
 
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from tilth.core.errors import InvalidError, MissingError
 from tilth.ports.arrays import Array, Values
 from tilth.ports.frontend import Capture
 
+#: Behind the parameters stand the categories of columns, at most.
+_TAIL_BYTES = 4 << 20
 _LINKS = {
     "regression": Link.NONE,
     "regression_l1": Link.NONE,
@@ -209,3 +212,24 @@ def _missing_left(node: dict[str, Any]) -> bool:
     if node["missing_type"] == "None":
         return float(node["threshold"]) >= 0
     return bool(node["default_left"])
+
+
+def saved(model_file: str) -> Any:
+    """Return the booster that a text file of LightGBM's own form holds.
+
+    Raises:
+        InvalidError: the file is not whole; LightGBM itself would look for its end for ever.
+    """
+    import lightgbm
+
+    with Path(model_file).open("rb") as file:
+        begins = file.read(5) == b"tree\n"
+        file.seek(max(0, Path(model_file).stat().st_size - _TAIL_BYTES))
+        ends = b"\nend of parameters" in file.read()
+    if not (begins and ends):
+        raise InvalidError(
+            f"`{Path(model_file).name}` is not a model that LightGBM saved",
+            why="it ends too early" if begins else "it does not begin as one",
+            hint="save it again with `Booster.save_model`",
+        )
+    return lightgbm.Booster(model_file=model_file)

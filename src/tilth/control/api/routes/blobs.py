@@ -16,13 +16,14 @@ from tilth.control.intake.receive import Landing
 from tilth.control.names import new_id
 from tilth.control.records import blobs
 from tilth.core.digest import checked_digest
-from tilth.core.errors import InvalidError, MissingError
+from tilth.core.errors import InvalidError, MissingError, UnavailableError
 from tilth.ports.blob_store import BlobStore
 
 _PROJECT = "/v1/projects/{project}"
 _BYTES = "application/octet-stream"
 _RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{0,15})")
 _NUMBER = re.compile(r"[0-9]{1,15}")
+_SILENT_S = 30.0
 
 
 def declare(desk: Desk, store: BlobStore, landing: Landing) -> None:
@@ -104,7 +105,7 @@ class _Intake:
             try:
                 if not await self._landing.take(name, digest, size_bytes, 0, _stream(request)):
                     raise InvalidError("the body ended too early", why="it is shorter than `Content-Length` says")
-                return await asyncio.to_thread(self._kept, call, name, digest, size_bytes)
+                return await asyncio.to_thread(self._kept, call, request, name, digest, size_bytes)
             except ClientDisconnect:
                 return Response(status_code=204)
             finally:
@@ -122,7 +123,7 @@ class _Intake:
                 # What came stays; nobody is there to be told.
                 return Response(status_code=204)
             if whole:
-                return await asyncio.to_thread(self._kept, call, upload, digest, size_bytes)
+                return await asyncio.to_thread(self._kept, call, request, upload, digest, size_bytes)
         return _answer(self.told(upload, digest, size_bytes))
 
     def _find(self, call: Call, upload: str) -> tuple[str, int]:
@@ -130,8 +131,10 @@ class _Intake:
             row = blobs.upload(connection, call.project["id"], upload)
         return row["digest"], row["size_bytes"]
 
-    def _kept(self, call: Call, name: str, digest: str, size_bytes: int) -> Response:
+    def _kept(self, call: Call, request: Request, name: str, digest: str, size_bytes: int) -> Response:
         """Move verified bytes into the store, then note them, in this order: what is noted is there."""
+        # Sending may have taken hours: whoever has lost its token or its role meanwhile has nothing kept.
+        self._desk.admit(request, "version.push")
         self._store.adopt(self._landing.path(name), digest)
 
         def keep(change: Change) -> None:
@@ -154,7 +157,16 @@ def _answer(made: Upload) -> Response:
 
 
 async def _stream(request: Request) -> AsyncIterator[bytes]:
-    async for block in request.stream():
+    stream = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(_SILENT_S):
+                block = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            # A sender that went away without a word must not keep others from going on with its upload.
+            raise UnavailableError("the upload has stopped", why=f"nothing came for {_SILENT_S:g} s") from None
         if block:
             yield block
 

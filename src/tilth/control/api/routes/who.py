@@ -38,7 +38,9 @@ def _me(desk: Desk, serving: Callable[[], str]) -> None:
     @desk.read("/v1/me", "me.read", summary="Who asks, and what it may do")
     def get_me(call: Call) -> Me:
         asks = call.principal
-        names = {row.id: row.name for row in call.connection.execute(project_table.select())} if asks.roles else {}
+        known = {*asks.roles, asks.project_id or ""}
+        query = project_table.select().where(project_table.c.id.in_(sorted(known)))
+        names = {row.id: row.name for row in call.connection.execute(query)}
         found = {names[one]: asks.role_in(one) for one in asks.roles if one in names}
         roles = {name: role for name, role in found.items() if role is not None}
         limit = names.get(asks.project_id or "")

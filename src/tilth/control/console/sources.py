@@ -1,0 +1,26 @@
+"""What pages read beside the store: the figures of endpoints, where they answer, and the evidence in bundles."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tilth.client.shapes.endpoint import Endpoint, UsagePoint
+from tilth.control.console.figures import Figures
+
+
+@dataclass(frozen=True)
+class Sources:
+    """`usage` tells what an endpoint did of late, by the name it is served as; `serving` where endpoints answer."""
+
+    usage: Callable[[str], list[UsagePoint]]
+    serving: Callable[[], str]
+    figures: Figures
+    scheme: str = "http"
+
+    def points(self, endpoint: Endpoint) -> list[UsagePoint]:
+        """Return the last minutes of an endpoint."""
+        return self.usage(endpoint.served_as)
+
+    @property
+    def address(self) -> str:
+        """Where endpoints answer over REST; a placeholder when nothing is served."""
+        return f"{self.scheme}://{self.serving() or 'HOST:8751'}"

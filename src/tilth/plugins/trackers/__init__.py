@@ -1,0 +1,1 @@
+"""Trackers: one file each, the only ones that know a tracking server."""
