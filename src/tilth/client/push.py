@@ -8,6 +8,7 @@ from tilth.bridge.container import Container, open_container
 from tilth.bridge.manifest import decode_manifest
 from tilth.client.blobs import Blobs
 from tilth.client.errors import ConflictError
+from tilth.client.lineage import noted
 from tilth.client.models import Models
 from tilth.client.progress import Progress, silent
 from tilth.client.shapes.model import Lineage, Version
@@ -45,7 +46,8 @@ def push(
 ) -> Pushed:
     """Upload what the project does not have of a bundle, and register it as the next version of `model`.
 
-    A model that is not there is made. Interrupted, it leaves what was uploaded, and a new push sends the rest.
+    A model that is not there is made; without `lineage`, the bundle's notes tell it. Interrupted, it leaves what was
+    uploaded, and a new push sends the rest.
 
     Raises:
         MissingError: there is no bundle, or no such project.
@@ -67,7 +69,12 @@ def push(
         upload(blobs, container, data, wanted, progress, patience_s)
         progress("register", 0, 1, model)
         version = versions.register(
-            model, digest_of(data), aliases=aliases, tags=tags, description=description, lineage=lineage
+            model,
+            digest_of(data),
+            aliases=aliases,
+            tags=tags,
+            description=description,
+            lineage=lineage or noted(manifest.notes),
         )
         return Pushed(version, sum(wanted.values()), made_model)
     finally:
