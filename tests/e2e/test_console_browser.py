@@ -200,7 +200,7 @@ def test_a_deployment_is_watched_shifted_and_rolled_back(tab: Tab) -> None:
     tab.page.get_by_label("Note").first.fill("a second one beside it")
     tab.page.get_by_role("button", name="Deploy").click()
     tab.page.get_by_role("status").get_by_text("on its way").wait_for()
-    assert "done=" not in tab.page.url and tab.page.url.endswith("/endpoints/e")
+    playwright.expect(tab.page).to_have_url(re.compile(r"/endpoints/e$"), timeout=PATIENCE_S * 1e3)
     assert wanted(tab.console)["traffic"] == {"1": 80.0, "2": 20.0}
     # What answers comes by itself.
     tab.page.locator("#endpoint-versions tr", has_text="v2").get_by_text("ready").wait_for()

@@ -50,7 +50,7 @@ def command(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Go on in the background.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start a control plane: registry, endpoints, users, events and console, on one port of this machine.
+    """Start a control plane: registry, endpoints, users and console.
 
     The first start makes an administrator and prints its token, once. Ctrl-C, SIGTERM or `tilth down` ends it.
 
