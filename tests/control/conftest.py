@@ -5,14 +5,17 @@ import importlib.util
 import os
 import pwd
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
-from plane import World, local, world
+from plane import World, local, until, world
 
 from tilth.control.store.database import Database
 
@@ -64,6 +67,36 @@ def postgres() -> Iterator[str]:
         with contextlib.suppress(subprocess.CalledProcessError):
             run(programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[str]:
+    """The address of an identity provider in a process of its own, that knows one person."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = Path(sys.executable).with_name("oidc-provider-mock")
+    claims = '{"sub": "7", "preferred_username": "Ann Lee", "email": "ann@example.org", "email_verified": true}'
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", command, "--port", str(port), "--require-nonce", "true"]
+        + ["--user-claims", claims],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{address}/.well-known/openid-configuration").is_success
+        except httpx.HTTPError:
+            return False
+
+    try:
+        until(answers)
+        yield address
+    finally:
+        child.terminate()
+        child.wait()
 
 
 def _unprivileged() -> pwd.struct_passwd:

@@ -1,16 +1,13 @@
 """Signing in at the console through an identity provider, which is a real one in a process of its own."""
 
 import asyncio
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from console_fixture import BASE, Browser, InProcess, wait_for
+from console_fixture import BASE, Browser, InProcess
 
 from tilth.control.api.app import guarded
 from tilth.control.api.desk import Desk
@@ -23,35 +20,6 @@ from tilth.control.store.database import Database
 from tilth.core.address import Address
 from tilth.core.host import HostRule
 from tilth.plugins.blobs.folder import FolderStore
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[str]:
-    """The address of a provider that knows one person."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = Path(sys.executable).with_name("oidc-provider-mock")
-    claims = '{"sub": "7", "preferred_username": "Ann Lee"}'
-    child = subprocess.Popen(
-        [sys.executable, "-W", "ignore", command, "--port", str(port), "--user-claims", claims],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        try:
-            return httpx.get(f"{address}/.well-known/openid-configuration").is_success
-        except httpx.HTTPError:
-            return False
-
-    try:
-        wait_for(answers)
-        yield address
-    finally:
-        child.terminate()
-        child.wait()
 
 
 @pytest.fixture

@@ -4,13 +4,8 @@ import asyncio
 import base64
 import hmac
 import re
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,9 +14,9 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
 
+from tilth.client.errors import ConflictError, UnknownError
 from tilth.control.access import Principal
 from tilth.control.change import Change
-from tilth.control.failure import ConflictError, UnknownError
 from tilth.control.oidc import Config, Identity, Oidc, check, check_facts, check_token
 from tilth.control.records import principals, sessions, users
 from tilth.control.secret import hashed
@@ -33,34 +28,6 @@ KEY = RSAKey.generate_key(2048, {"kid": "one", "use": "sig", "alg": "RS256"})
 KEYS = KeySet([KEY])
 CONFIG = Config("https://id.example", "tilth", "hush", CALLBACK)
 NOW = 1_800_000_000.0
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[str]:
-    """A provider in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = Path(sys.executable).with_name("oidc-provider-mock")
-    claims = '{"sub": "7", "preferred_username": "Ann Lee", "email": "ann@example.org", "email_verified": true}'
-    child = subprocess.Popen(
-        [sys.executable, "-W", "ignore", command, "--port", str(port), "--require-nonce", "true"]
-        + ["--user-claims", claims],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(200):
-            try:
-                httpx.get(f"{address}/.well-known/openid-configuration")
-                break
-            except httpx.HTTPError:
-                time.sleep(0.05)
-        yield address
-    finally:
-        child.terminate()
-        child.wait()
 
 
 def config(provider: str, **more: Any) -> Config:

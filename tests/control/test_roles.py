@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
+from tilth.client.errors import ForbiddenError
 from tilth.control.access import ANYWHERE, EVERYWHERE, IN_PROJECT, OWN, ROLES, Principal, Role, check
-from tilth.control.failure import ForbiddenError
 from tilth.core.errors import MissingError, RefusedError
 
 BOSS = Principal("u0", "boss", is_admin=True)

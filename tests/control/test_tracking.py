@@ -19,12 +19,12 @@ from plane import Up, World, until
 from tilth import wiring
 from tilth.bridge.bundle_read import open_bundle
 from tilth.client.blobs import Blobs
+from tilth.client.errors import ForbiddenError
 from tilth.client.lineage import noted
 from tilth.client.models import Models
 from tilth.client.push import push
 from tilth.client.versions import Versions
 from tilth.client.wire import Wire
-from tilth.control.failure import ForbiddenError
 from tilth.control.tracking.screen import Rules
 from tilth.core.errors import MissingError
 

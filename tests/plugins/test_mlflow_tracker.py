@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tilth import wiring
-from tilth.control.failure import ForbiddenError
+from tilth.client.errors import ForbiddenError
 from tilth.control.tracking.screen import Rules
 from tilth.core.errors import InvalidError, MissingError, TilthError, UnsupportedError
 from tilth.plugins.trackers.mlflow import MlflowTracker

@@ -1,4 +1,4 @@
-"""Errors of a control plane that its clients tell apart, by what the caller can do about them.
+"""Errors of a control plane, which raises them and whose clients tell them apart, by what the caller can do about them.
 
 RefusedError
 ├── UnknownError    the token is missing or not accepted: log in

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tilth.control.failure import ForbiddenError
+from tilth.client.errors import ForbiddenError
 from tilth.core.errors import MissingError
 
 Role = Literal["caller", "viewer", "developer", "operator", "admin"]

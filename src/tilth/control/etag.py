@@ -5,7 +5,7 @@ A change is about what is wanted, so that If-Match looks at the first number alo
 
 import re
 
-from tilth.control.failure import StaleError
+from tilth.client.errors import StaleError
 
 _TAG = re.compile(r'(?:W/)?"([0-9]{1,9})(?:-[0-9]{1,9})?"')
 

@@ -28,7 +28,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from tilth.control.failure import ConflictError, UnknownError
+from tilth.client.errors import ConflictError, UnknownError
 from tilth.core.address import Address
 from tilth.core.errors import InvalidError, UnavailableError
 

@@ -9,10 +9,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tilth.client.errors import UnknownError
 from tilth.client.shapes.shape import Problem
 from tilth.control.api import problem
 from tilth.control.api.desk import Desk
-from tilth.control.failure import UnknownError
 from tilth.core.host import HostRule
 from tilth.core.version import VERSION
 

@@ -30,6 +30,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tilth.client.errors import ConflictError, UnknownError
 from tilth.client.shapes.shape import Problem
 from tilth.control import access, secret
 from tilth.control.access import Principal
@@ -37,7 +38,6 @@ from tilth.control.api import body, problem
 from tilth.control.change import Change
 from tilth.control.clock import now_us
 from tilth.control.etag import same
-from tilth.control.failure import ConflictError, UnknownError
 from tilth.control.records import principals, projects, repeats
 from tilth.control.store.database import Database
 from tilth.control.store.paging import DEFAULT, MOST

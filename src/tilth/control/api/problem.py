@@ -7,8 +7,9 @@ from typing import Any
 
 from starlette.responses import Response
 
+from tilth.client.errors import ConflictError, ForbiddenError, StaleError, UnknownError
 from tilth.client.shapes.shape import Problem
-from tilth.control.failure import BusyError, ConflictError, ForbiddenError, StaleError, UnknownError
+from tilth.control.failure import BusyError
 from tilth.core.errors import (
     CancelledError,
     InvalidError,

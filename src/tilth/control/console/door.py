@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from tilth.client.errors import ForbiddenError, UnknownError
 from tilth.control import secret as secrets
 from tilth.control.access import Principal
 from tilth.control.api import problem
@@ -29,7 +30,6 @@ from tilth.control.clock import now_us
 from tilth.control.console import cookie, form, proof, view
 from tilth.control.console.frame import Ask, Go, Page, Trouble, around
 from tilth.control.console.words import at
-from tilth.control.failure import ForbiddenError, UnknownError
 from tilth.control.records import principals
 from tilth.core.errors import TilthError
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from tilth.client.errors import ForbiddenError
 from tilth.control import access
 from tilth.control.api import problem
 from tilth.control.api.desk import Call
@@ -13,7 +14,6 @@ from tilth.control.console.cookie import THEMES, Preference
 from tilth.control.console.form import Form
 from tilth.control.console.proof import mark
 from tilth.control.console.words import at
-from tilth.control.failure import ForbiddenError
 from tilth.control.records import projects
 from tilth.control.store.tables import projects as project_table
 from tilth.core.errors import MissingError, TilthError

@@ -13,13 +13,14 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from tilth.client.errors import UnknownError
 from tilth.control.api import problem
 from tilth.control.api.desk import Call
 from tilth.control.api.problem import answer
 from tilth.control.console import view
 from tilth.control.console.door import Door
 from tilth.control.console.frame import Ask
-from tilth.control.failure import BusyError, UnknownError
+from tilth.control.failure import BusyError
 from tilth.core.errors import TilthError
 
 #: Streams of a session at a time, and of all together.

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from tilth.control.failure import ConflictError
+from tilth.client.errors import ConflictError
 from tilth.core.digest import digest_file
 from tilth.core.errors import InvalidError, UnavailableError, UntrustedError
 

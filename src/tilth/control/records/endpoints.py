@@ -4,12 +4,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tilth.client.errors import ConflictError
 from tilth.client.shapes.endpoint import Deploy, Deployment, Endpoint, NewEndpoint, Promote, Rollback, Standing, Wanted
 from tilth.client.shapes.shape import Listing
 from tilth.control.change import Change
 from tilth.control.clock import iso
 from tilth.control.etag import etag, expect
-from tilth.control.failure import ConflictError
 from tilth.control.names import checked
 from tilth.control.records import models as model_records
 from tilth.control.records import versions as version_records

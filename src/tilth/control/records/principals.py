@@ -5,8 +5,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tilth.client.errors import UnknownError
 from tilth.control.access import Principal, Role
-from tilth.control.failure import UnknownError
 from tilth.control.store.tables import members, projects, sessions, tokens, users
 
 _TOKEN = (

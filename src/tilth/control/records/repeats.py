@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from tilth.control.failure import ConflictError
+from tilth.client.errors import ConflictError
 from tilth.control.store.tables import repeats
 
 #: How long an answer is kept.

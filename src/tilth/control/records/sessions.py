@@ -2,9 +2,9 @@
 
 import sqlalchemy as sa
 
+from tilth.client.errors import UnknownError
 from tilth.control import secret
 from tilth.control.change import Change
-from tilth.control.failure import UnknownError
 from tilth.control.oidc import Identity, taken
 from tilth.control.records import principals, users
 from tilth.control.store.tables import sessions

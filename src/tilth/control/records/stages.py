@@ -4,12 +4,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tilth.client.errors import ConflictError, ForbiddenError
 from tilth.client.shapes.model import Approval, Decision, NewStage
 from tilth.client.shapes.shape import Listing
 from tilth.control.change import Change
 from tilth.control.clock import iso
 from tilth.control.etag import etag, expect
-from tilth.control.failure import ConflictError, ForbiddenError
 from tilth.control.records import versions as version_records
 from tilth.control.store.paging import page
 from tilth.control.store.tables import approvals, models, users, versions

@@ -5,12 +5,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tilth.client.errors import ConflictError
 from tilth.client.shapes.model import NewVersion, Version, VersionChange
 from tilth.client.shapes.shape import Listing
 from tilth.control.change import Change
 from tilth.control.clock import iso
 from tilth.control.etag import etag, expect
-from tilth.control.failure import ConflictError
 from tilth.control.names import number
 from tilth.control.records import aliases as alias_records
 from tilth.control.records import models as model_records

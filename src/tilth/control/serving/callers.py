@@ -6,8 +6,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from tilth.client.errors import UnknownError
 from tilth.control.access import ROLES, Principal
-from tilth.control.failure import UnknownError
 from tilth.control.records import principals
 from tilth.control.store.tables import projects, tokens
 

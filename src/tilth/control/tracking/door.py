@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from tilth.client.errors import ForbiddenError, UnknownError
 from tilth.control import secret
 from tilth.control.access import Principal
 from tilth.control.api import problem
@@ -28,7 +29,6 @@ from tilth.control.api.desk import Desk, Route
 from tilth.control.api.problem import TooLargeError
 from tilth.control.clock import now_us
 from tilth.control.console import cookie
-from tilth.control.failure import ForbiddenError, UnknownError
 from tilth.control.records import principals
 from tilth.control.tracking import screen
 from tilth.control.tracking.ledger import Ledger

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
+from tilth.client.errors import ForbiddenError
 from tilth.control.api.problem import TooLargeError, shown
-from tilth.control.failure import ForbiddenError
 from tilth.core.errors import InvalidError, MissingError, UnsupportedError
 from tilth.ports.tracker import Rule
 

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from tilth.client.errors import ForbiddenError, UnknownError
 from tilth.control import secret as secrets
 from tilth.control.access import Principal
 from tilth.control.api import problem
@@ -16,7 +17,6 @@ from tilth.control.console import assets, cookie, form, proof, view
 from tilth.control.console.door import PUBLIC, Door, bare
 from tilth.control.console.frame import Ask, Page, home
 from tilth.control.console.words import at
-from tilth.control.failure import ForbiddenError, UnknownError
 from tilth.control.records import principals, sessions
 from tilth.core.errors import InvalidError, MissingError, TilthError
 
