@@ -20,17 +20,17 @@ from typing import Any
 
 import httpx
 import numpy as np
-from onnx import helper
 
 from tilth import wiring
-from tilth.bridge.bundle_write import encode_value, sizes_of
+from tilth.bridge.bundle_write import encode_value, sizes_of, write_bundle
 from tilth.bridge.interface import read_signature
-from tilth.bridge.manifest import encode_manifest
+from tilth.bridge.manifest import decode_manifest, encode_manifest
 from tilth.bridge.skeleton import split
 from tilth.control.api.app import guarded
 from tilth.control.home import Home
 from tilth.control.plane import ControlPlane, Settings
 from tilth.core.address import Address
+from tilth.core.blob import FileRange
 from tilth.core.build import Build, Precision
 from tilth.core.bundle import SCHEMA, Case, Choice, Golden, Manifest, Source
 from tilth.core.certificate import Agreement, Certificate, Placement, Timing
@@ -71,28 +71,28 @@ class Sample:
 
 
 @cache
-def sample(scale: float = 1.0, *, engine: str = "ort", op: str = "", elsewhere: bool = False) -> Sample:
+def sample(scale: float = 1.0, *, engine: str = "ort", wrong: bool = False, elsewhere: bool = False) -> Sample:
     """Return a bundle of `y = x @ w + b`, certified by hand for this machine.
 
-    With `op` its graph has an operator that no engine knows; with `elsewhere` its build is for another device.
+    With `elsewhere` its build is for another device, so that one is certified where it is served; with `wrong` that
+    fails, because its golden set holds other answers.
     """
-    return packed(affine(scale=scale), engine, op, elsewhere)
+    return packed(affine(scale=scale), engine, wrong, elsewhere)
 
 
-def packed(small: SmallModel, engine: str = "ort", op: str = "", elsewhere: bool = False) -> Sample:
+def packed(small: SmallModel, engine: str = "ort", wrong: bool = False, elsewhere: bool = False) -> Sample:
     """Return a small model as a bundle."""
     model, device = small.model, wiring.this_device()
-    if op:
-        model.graph.node.append(helper.make_node(op, ["y"], ["z"], domain="unheard.of"))
     parts = split(model, None)
     blobs: dict[str, bytes] = {name: bytes(data) for name, data in parts.blobs.items()}  # type: ignore[arg-type]
+    answers = {name: value + 1 if wrong else value for name, value in small.expected(2).items()}
     inputs, outputs = {}, {}
-    for made, values in ((inputs, small.inputs(2)), (outputs, affine().expected(2) if op else small.expected(2))):
+    for made, values in ((inputs, small.inputs(2)), (outputs, answers)):
         for name, value in values.items():
             made[name], more = encode_value(value)
             blobs |= {one: bytes(data) for one, data in more.items()}  # type: ignore[arg-type]
     build = Build(parts.graph.digest, device.target, engine, Precision.FP32, variant=parts.graph.digest)
-    if elsewhere:
+    if elsewhere or wrong:
         device = replace(device, name="a chip that is somewhere else")
     certificate = Certificate(
         build=build.id,
@@ -133,6 +133,19 @@ def expected(scale: float = 1.0) -> list[float]:
     (found,) = ReferenceEvaluator(affine(scale=scale).model).run(None, {"x": np.array([ROW], np.float32)})
     answer: list[float] = found[0].tolist()
     return answer
+
+
+def written(found: Sample, path: Path) -> Path:
+    """Write a sample as a bundle's file, and its blobs beside it."""
+    folder = path.with_suffix(".blobs")
+    folder.mkdir()
+    sources = {}
+    for name, data in found.blobs.items():
+        (folder / name).write_bytes(data)
+        if name != found.digest:
+            sources[name] = FileRange(folder / name, 0, len(data))
+    write_bundle(path, decode_manifest(found.manifest), sources)
+    return path
 
 
 # -- asking

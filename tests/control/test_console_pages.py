@@ -437,7 +437,7 @@ def test_figures_that_are_old_say_nothing_about_the_present() -> None:
     point = UsagePoint(at="2026-11-27T12:00:00Z", versions=[usage])
     soon, late = (datetime(2026, 11, 27, 12, minute, 1, tzinfo=UTC) for minute in (0, 1))
     answering = Standing(
-        deployment=2, state="ready", message="", traffic={"1": 100}, shadow={}, versions={}, at=point.at
+        deployment=2, about=2, state="ready", message="", traffic={"1": 100}, shadow={}, versions={}, at=point.at
     )  # fmt: skip
     assert now.now(_endpoint(standing=answering), [point], soon).p95_ms == 2
     assert now.now(_endpoint(), [point], soon).requests_per_s == 5

@@ -4,26 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from plane import Sample, Up, sample, until
+from plane import Up, sample, until, written
 
-from tilth.bridge.bundle_write import write_bundle
-from tilth.bridge.manifest import decode_manifest
 from tilth.client.client import Client
-from tilth.core.blob import FileRange
 from tilth.core.errors import InvalidError, MissingError, RefusedError, TilthError, UntrustedError
-
-
-def written(found: Sample, path: Path) -> Path:
-    """Write a bundle's file."""
-    folder = path.with_suffix(".blobs")
-    folder.mkdir()
-    sources = {}
-    for name, data in found.blobs.items():
-        (folder / name).write_bytes(data)
-        if name != found.digest:
-            sources[name] = FileRange(folder / name, 0, len(data))
-    write_bundle(path, decode_manifest(found.manifest), sources)
-    return path
 
 
 @pytest.fixture(scope="module")

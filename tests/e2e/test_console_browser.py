@@ -2,17 +2,12 @@
 
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "control"))
-
 from console_fixture import PATIENCE_S, Console, bundle, up, wait_for
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -239,7 +234,7 @@ def call(console: Console, times: int) -> None:
     with httpx.Client(headers={"Authorization": f"Bearer {console.token}"}, timeout=PATIENCE_S) as client:
         for _ in range(times):
             body = {"instances": [[1.0, 2.0, 3.0, 4.0]]}
-            assert client.post(f"http://{serving}/v1/models/default.e:predict", json=body).is_success
+            assert client.post(f"{serving}/v1/models/default.e:predict", json=body).is_success
 
 
 def test_a_refused_form_keeps_what_was_typed_and_says_why(tab: Tab) -> None:

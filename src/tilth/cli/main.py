@@ -2,15 +2,18 @@
 
 import inspect
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from tilth.cli.failure import interrupted, stop_writing, tell
+from tilth.core.errors import MissingError
 from tilth.core.version import VERSION
 
-#: Name, module, and the first line of the docstring of the module's function `command`.
+#: Name, module, and the first line of the docstring of the module's function `command`. A module with `COMMANDS` beside
+#: it, functions by name, has commands of its own below that one.
 Table = tuple[tuple[str, str, str], ...]
 COMMANDS: Table = (
     ("import", "tilth.cli.import_", "Turn a trained model into a bundle."),
@@ -21,6 +24,24 @@ COMMANDS: Table = (
     ("bench", "tilth.cli.bench", "Measure a bundle's build again on this machine."),
     ("serve", "tilth.cli.serve", "Serve bundles over the Open Inference Protocol, REST and gRPC."),
     ("up", "tilth.cli.up", "Start a control plane: registry, endpoints, users and console."),
+    ("down", "tilth.cli.down", "End the control plane of this machine."),
+    ("status", "tilth.cli.status", "Show whether a control plane runs on this machine, and how it is."),
+    ("login", "tilth.cli.login", "Keep the address and token of a control plane for the commands below."),
+    ("logout", "tilth.cli.logout", "Forget the control plane that `tilth login` keeps."),
+    ("push", "tilth.cli.push", "Upload a bundle and register it as the next version of a model."),
+    ("pull", "tilth.cli.pull", "Fetch the bundle of a model's version."),
+    ("models", "tilth.cli.models", "List models; show, change or remove one, its aliases and stages."),
+    ("approvals", "tilth.cli.approvals", "List versions that wait for a second person, and decide."),
+    ("deploy", "tilth.cli.deploy", "Serve a version at an endpoint, with all of its traffic or a part."),
+    ("promote", "tilth.cli.promote", "Let one version answer everything at an endpoint."),
+    ("rollback", "tilth.cli.rollback", "Let an endpoint serve again what it served before."),
+    ("endpoints", "tilth.cli.endpoints", "List endpoints; show one with its traffic, its history, or remove it."),
+    ("events", "tilth.cli.events", "Show what happened, follow it, export it, or check the audit log."),
+    ("nodes", "tilth.cli.nodes", "List machines of the pool with their devices, or remove one."),
+    ("projects", "tilth.cli.projects", "List projects; make or remove one."),
+    ("members", "tilth.cli.members", "List who is in a project; add, change or remove somebody."),
+    ("users", "tilth.cli.users", "List users; make, change, disable or enable one."),
+    ("tokens", "tilth.cli.tokens", "List tokens; make or revoke one."),
     ("devices", "tilth.cli.devices", "List the chips on this machine that can run a build."),
     ("engines", "tilth.cli.engines", "List the engines, installed or not, and the chips they refuse."),
     ("doctor", "tilth.cli.doctor", "Look for what makes builds slow, wrong or unsafe on this machine."),
@@ -44,15 +65,45 @@ class LazyCommand(TyperCommand):
         # Not at the top: wiring knows the ports and they know numpy, which `tilth --help` does without.
         from tilth import wiring
 
-        function = wiring.load(f"{self.module}:command")
-        text = (inspect.getdoc(function) or "").split("\nRaises:")[0].rstrip()
+        module = _loaded(wiring.load, self.module)
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(self.name, help=text)(function)
-        return typer.main.get_command(app)
+        below = getattr(module, "COMMANDS", {})
+        if below:
+            app.callback(invoke_without_command=True, help=_help(module.command))(module.command)
+            for name, function in below.items():
+                app.command(name, help=_help(function))(function)
+        else:
+            app.command(self.name, help=_help(module.command))(module.command)
+        made: Any = typer.main.get_command(app)
+        made.name = self.name
+        return made
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
         """Return the context of the command that this stands for."""
         return self.load().make_context(info_name, args, parent, **extra)
+
+
+def _help(function: Any) -> str:
+    return (inspect.getdoc(function) or "").split("\nRaises:")[0].rstrip()
+
+
+def _loaded(load: Callable[[str], Any], module: str) -> Any:
+    """Import the module of a command.
+
+    Raises:
+        MissingError: it needs a package that is not installed.
+    """
+    try:
+        return load(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "tilth":
+            raise
+        extra = "control" if module.endswith((".up", ".backup", ".restore")) else "client"
+        raise MissingError(
+            f"`tilth {module.rpartition('.')[2]}` needs a package that is not installed",
+            why=f"there is no `{error.name}`",
+            hint=f"pip install 'tilth[{extra}]'",
+        ) from None
 
 
 class Group(TyperGroup):

@@ -14,6 +14,7 @@ from tilth import wiring
 from tilth.bridge.value_file import write_values
 from tilth.cli.local import Local
 from tilth.cli.progress import shown
+from tilth.client.login import current_login
 from tilth.client.tracking import Tracking, notes
 from tilth.core.errors import MissingError
 from tilth.ports.arrays import Values
@@ -53,11 +54,15 @@ def _server(tracker: Tracker) -> tuple[str, str]:
     url, token = (os.environ.get(name, "") for name in tracker.variables)
     if url and token:
         return url, token
-    raise MissingError(
-        "there is no tracking server to ask",
-        why=f"{' and '.join(f'`{name}`' for name in tracker.variables)} are not both set",
-        hint=f"set them: the first is the address of the control plane with /{tracker.name} behind it",
-    )
+    try:
+        login = current_login()
+    except MissingError as error:
+        raise MissingError(
+            "there is no tracking server to ask",
+            why=f"{' and '.join(f'`{name}`' for name in tracker.variables)} are not both set, and {error.what}",
+            hint="run `tilth login URL` where the control plane was started with `--tracking`, or set both",
+        ) from None
+    return f"{login.url.rstrip('/')}/{tracker.name}", login.token
 
 
 def _sample(model: TrackedModel, folder: Path) -> Path | None:

@@ -70,7 +70,8 @@ def command(
         _detached(place, as_json)
         return
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "alembic", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with place.held():
         settings = Settings(
             home=place,
@@ -169,6 +170,7 @@ def _detached(place: Home, as_json: bool) -> None:
         typer.echo(f"control plane and console: {told['address']}")
         if told["token"]:
             typer.echo(f"administrator's token, shown this once: {told['token']}")
+            typer.echo(f"next: tilth login {told['address']}")
         typer.echo("`tilth down` ends it")
 
 

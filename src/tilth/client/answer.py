@@ -85,7 +85,7 @@ class Answer:
             raise UnavailableError(
                 "the answer is not understood",
                 why=f"`{where[:100]}`: {first['msg'][:200]}",
-                hint="is the control plane of another version? `tilth login` shows its version",
+                hint="is the control plane of another version? `tilth status` shows its version",
             ) from None
 
 

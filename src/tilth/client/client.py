@@ -10,7 +10,9 @@ from tilth.client import push as pushing
 from tilth.client.blobs import Blobs
 from tilth.client.endpoints import Endpoints
 from tilth.client.events import Events
+from tilth.client.login import current_login
 from tilth.client.models import Aliases, Models
+from tilth.client.names import checked
 from tilth.client.nodes import Devices, Nodes
 from tilth.client.progress import Progress, silent
 from tilth.client.projects import Members, Projects
@@ -34,7 +36,7 @@ class Client:
     that the server's certificate is from, where the system does not know it. `timeout_s` is for one answer.
 
     Raises:
-        InvalidError: `url`, `token` or `ca` is not one.
+        InvalidError: `url`, `token`, `project` or `ca` is not one.
         MissingError: there is no file `ca`.
         RefusedError: the token would travel in the clear.
     """
@@ -49,6 +51,7 @@ class Client:
         insecure: bool = False,
         timeout_s: float = 30.0,
     ) -> None:
+        checked("project", project)
         self._wire = wire = Wire(url, token, ca=ca, insecure=insecure, timeout_s=timeout_s)
         self.project = project
         self.users = Users(wire, project)
@@ -64,6 +67,18 @@ class Client:
         self.devices = Devices(wire, project)
         self.events = Events(wire, project)
         self.blobs = Blobs(wire, project)
+
+    @classmethod
+    def logged_in(cls, project: str = "") -> Self:
+        """Return the control plane of `tilth login`, or of `TILTH_URL` and `TILTH_TOKEN`, about its project or another.
+
+        Raises:
+            MissingError: you are not logged in.
+            TilthError: as `current_login`, and as `Client` itself.
+        """
+        login = current_login()
+        project = project or login.project
+        return cls(login.url, login.token, project=project, ca=login.ca or None, insecure=login.insecure)
 
     def __enter__(self) -> Self:
         return self

@@ -58,7 +58,7 @@ def check_token(token: str) -> str:
     raise InvalidError(
         "the token is not understood",
         why="it is empty, too long, or holds a character that no token has",
-        hint="copy it as `tilth up` or `tilth tokens --make` printed it",
+        hint="copy it as `tilth up` or `tilth tokens add` printed it",
     )
 
 

@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
+from tilth.client.names import objection
 from tilth.core.errors import InvalidError
 
-_MODEL = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}|[a-z](?:[a-z0-9_-]{0,62}[a-z0-9])?")
 
 
@@ -29,12 +29,16 @@ def parse_reference(text: str, *, version: bool | None = None) -> Reference:
     model, colon, which = text.partition(":")
     form = {True: "MODEL:VERSION", False: "MODEL", None: "MODEL or MODEL:VERSION"}[version]
     wrong = (
-        (not _MODEL.fullmatch(model) or ".." in model, "a model has 1 to 64 of a-z, 0-9, `.`, `_` and `-`"),
+        (bool(unfit := objection("model", model)), unfit),
         (bool(colon) and not _VERSION.fullmatch(which), "a version is a number, an alias or `latest`"),
         (version is True and not colon, "no version is named"),
         (version is False and bool(colon), "a version is named, and this is about the model"),
     )
     why = next((reason for found, reason in wrong if found), "")
     if why:
-        raise InvalidError(f"`{ascii(text[:140])[1:-1]}` is not {form}", why=why, hint=f"write {form}, such as fraud:3")
+        raise InvalidError(
+            f"`{ascii(text[:140])[1:-1]}` is not {form}",
+            why=why,
+            hint=f"write {form}, such as {'fraud' if version is False else 'fraud:3'}",
+        )
     return Reference(model, which)

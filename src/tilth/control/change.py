@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from tilth.control.access import Principal
 from tilth.control.clock import now_us
-from tilth.control.names import new_id
+from tilth.control.row_id import new_id
 from tilth.control.store.audit import Event, append
 
 

@@ -90,6 +90,14 @@ class Home:
             return {}
         return found if isinstance(found, dict) else {}
 
+    def holder(self) -> int | None:
+        """Return the process that has it, None when no process has it."""
+        if not self.is_held():
+            return None
+        with contextlib.suppress(OSError, ValueError):
+            return int((self.folder / _LOCK).read_text(encoding="ascii")[:20])
+        return None
+
     def is_held(self) -> bool:
         """Return whether a process has it."""
         try:

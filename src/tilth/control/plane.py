@@ -105,14 +105,13 @@ class ControlPlane:
 
     def _declare(self) -> None:
         desk = self.desk
-        who_routes.declare(desk, lambda: self.reconciler.serving)
+        who_routes.declare(desk, self._serving)
         model_routes.declare(desk, self.blobs, self.inspection)
         blob_routes.declare(desk, self.blobs, self.landing)
         endpoint_routes.declare(desk, self.reconciler.usage)
         node_routes.declare(desk)
         event_routes.declare(desk, self.bell)
-        scheme = "https" if "--tls-cert" in self.settings.serve_more else "http"
-        sources = Sources(self.reconciler.usage, lambda: self.reconciler.serving, Figures(self.blobs), scheme)
+        sources = Sources(self.reconciler.usage, self._serving, Figures(self.blobs))
         self.console = console.declare(desk, sources, self.bell.heard, lambda: self.ready)
         application.finish(desk, lambda: self.ready)
         desk.listeners.append(self._heard)
@@ -120,6 +119,10 @@ class ControlPlane:
             self.tracking = TrackingServer(self.settings.tracking, self.settings.home.folder / "tracking")
             self._tracking_door = Door(desk, self.tracking, _SIGN_IN)
             self._tracking_door.declare()
+
+    def _serving(self) -> str:
+        scheme = "https" if "--tls-cert" in self.settings.serve_more else "http"
+        return f"{scheme}://{self.reconciler.serving}" if self.reconciler.serving else ""
 
     def _heard(self, change: Change) -> None:
         if not change.events or self._loop is None:

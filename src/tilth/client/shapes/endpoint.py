@@ -19,9 +19,13 @@ class Wanted(Shape):
 
 
 class Standing(Shape):
-    """What was last seen. `deployment` is the one that it is about; behind the wanted one it is not there yet."""
+    """What was last seen: `deployment` is the one that answers, and `about` the one that was wanted then.
+
+    Where `about` is behind the endpoint's own `deployment`, nothing is known of that one yet.
+    """
 
     deployment: int
+    about: int
     state: State
     message: str
     traffic: dict[str, float]

@@ -69,15 +69,19 @@ class MadeToken(Token):
 
 
 class Me(Shape):
-    """Who asks, and what it may do: roles by project; `project` and `role` are the limits of its token."""
+    """Who asks, and what it may do: roles by project; `project` and `role` are the limits of its token.
+
+    `token` is the id of that token, empty for a browser.
+    """
 
     user: str
+    token: str = ""
     is_admin: bool
     roles: dict[str, TokenRole]
     project: str | None
     role: TokenRole | None
     version: str = Field(description="Of the control plane.")
-    serving: str = Field(description="Where endpoints answer, empty when nothing is served here.")
+    serving: str = Field(description="URL where endpoints answer, empty when nothing is served.")
 
 
 class Project(Shape):

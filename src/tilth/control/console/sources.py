@@ -14,7 +14,6 @@ class Sources:
     usage: Callable[[str], list[UsagePoint]]
     serving: Callable[[], str]
     figures: Figures
-    scheme: str = "http"
 
     def points(self, endpoint: Endpoint) -> list[UsagePoint]:
         """Return the last minutes of an endpoint."""
@@ -23,4 +22,4 @@ class Sources:
     @property
     def address(self) -> str:
         """Where endpoints answer over REST; a placeholder when nothing is served."""
-        return f"{self.scheme}://{self.serving() or 'HOST:8751'}"
+        return self.serving() or "http://HOST:8751"

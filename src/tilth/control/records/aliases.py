@@ -5,12 +5,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tilth.client.names import checked
 from tilth.client.shapes.model import Alias
 from tilth.client.shapes.shape import Listing
 from tilth.control.change import Change
 from tilth.control.clock import iso
 from tilth.control.etag import etag, expect
-from tilth.control.names import checked
 from tilth.control.records import models as model_records
 from tilth.control.store.paging import page
 from tilth.control.store.tables import aliases, versions

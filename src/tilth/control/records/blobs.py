@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from tilth.control.change import Change
 from tilth.control.failure import BusyError
-from tilth.control.names import new_id
+from tilth.control.row_id import new_id
 from tilth.control.store.tables import blobs, chain, uploads, uses
 from tilth.core.errors import MissingError
 

@@ -5,12 +5,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from tilth.client.errors import ConflictError
+from tilth.client.names import checked
 from tilth.client.shapes.endpoint import Deploy, Deployment, Endpoint, NewEndpoint, Promote, Rollback, Standing, Wanted
 from tilth.client.shapes.shape import Listing
 from tilth.control.change import Change
 from tilth.control.clock import iso
 from tilth.control.etag import etag, expect
-from tilth.control.names import checked
 from tilth.control.records import models as model_records
 from tilth.control.records import versions as version_records
 from tilth.control.store.paging import page
@@ -185,7 +185,7 @@ def _check_stage(model: sa.RowMapping, version: sa.RowMapping) -> None:
         raise RefusedError(
             f"version {version['number']} of `{model['name']}` may not be deployed",
             why=f"it is in stage `{version['stage']}`, and the model's rules want {' or '.join(model['deploy'])}",
-            hint=f"`tilth stage {model['name']}:{version['number']} {model['deploy'][0]}`",
+            hint=f"`tilth models stage {model['name']}:{version['number']} {model['deploy'][0]}`",
         )
 
 
@@ -206,6 +206,7 @@ def shape(row: Any) -> Endpoint:
     if row["seen_endpoint_id"] is not None:
         seen = Standing(
             deployment=row["seen_deployment"],
+            about=row["seen_about"],
             state=row["seen_state"],
             message=row["seen_message"],
             traffic=row["seen_traffic"],

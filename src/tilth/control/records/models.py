@@ -6,12 +6,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from tilth.client.errors import ConflictError
+from tilth.client.names import checked
 from tilth.client.shapes.model import Model, ModelChange, NewModel
 from tilth.client.shapes.shape import Listing
 from tilth.control.change import Change
 from tilth.control.clock import iso
 from tilth.control.etag import etag, expect
-from tilth.control.names import checked
 from tilth.control.store.paging import page
 from tilth.control.store.tables import aliases, endpoints, models, versions
 from tilth.core.errors import MissingError

@@ -6,14 +6,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from tilth.client.errors import ConflictError
+from tilth.client.names import checked
 from tilth.client.shapes.node import Device, NewDevice, NewNode, Node, NodeChange
 from tilth.client.shapes.shape import Listing
 from tilth.control.access import Principal
 from tilth.control.change import Change
 from tilth.control.clock import iso, iso_or_none
 from tilth.control.etag import etag, expect
-from tilth.control.names import checked, new_id
 from tilth.control.records import projects as project_records
+from tilth.control.row_id import new_id
 from tilth.control.store.paging import page
 from tilth.control.store.tables import devices, nodes, projects
 from tilth.core.errors import InvalidError, MissingError

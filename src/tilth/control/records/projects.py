@@ -5,13 +5,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from tilth.client.errors import ConflictError
+from tilth.client.names import checked
 from tilth.client.shapes.shape import Listing
 from tilth.client.shapes.who import Member, MemberChange, Project, ProjectChange
 from tilth.control.access import Principal, no_project
 from tilth.control.change import Change
 from tilth.control.clock import iso
 from tilth.control.etag import etag, expect
-from tilth.control.names import checked
 from tilth.control.records import users as user_records
 from tilth.control.store.paging import page
 from tilth.control.store.tables import (

@@ -5,6 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tilth.client.errors import ForbiddenError
+from tilth.client.names import checked
 from tilth.client.shapes.shape import Listing
 from tilth.client.shapes.who import MadeToken, NewToken, Token
 from tilth.control import secret
@@ -12,7 +13,6 @@ from tilth.control.access import ROLES, Principal, Role, no_project
 from tilth.control.change import Change
 from tilth.control.clock import iso, iso_or_none
 from tilth.control.etag import etag
-from tilth.control.names import checked
 from tilth.control.records import users as user_records
 from tilth.control.store.paging import page
 from tilth.control.store.tables import projects, sessions, tokens, users

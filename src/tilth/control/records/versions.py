@@ -6,12 +6,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from tilth.client.errors import ConflictError
+from tilth.client.names import number
 from tilth.client.shapes.model import NewVersion, Version, VersionChange
 from tilth.client.shapes.shape import Listing
 from tilth.control.change import Change
 from tilth.control.clock import iso
 from tilth.control.etag import etag, expect
-from tilth.control.names import number
 from tilth.control.records import aliases as alias_records
 from tilth.control.records import models as model_records
 from tilth.control.store.paging import page
@@ -44,7 +44,7 @@ def found(connection: sa.Connection, model: sa.RowMapping, which: str) -> sa.Row
         raise MissingError(
             f"there is no version `{ascii(which[:80])[1:-1]}` of `{model['name']}`",
             why="it is no number, alias or `latest` of it",
-            hint=f"`tilth models {model['name']}` lists them",
+            hint=f"`tilth models show {model['name']}` lists them",
         )
     return row
 

@@ -256,9 +256,13 @@ def _tidied(state: State) -> tuple[State, list[Action]]:
 
 @dataclass(frozen=True)
 class Report:
-    """What is said of an endpoint: `state` and `message` for people, what answers, and each version."""
+    """What is said of an endpoint: `state` and `message` for people, what answers, and each version.
+
+    `deployment` is the one that answers, and `about` the wanted one, which may be on its way or have failed.
+    """
 
     deployment: int
+    about: int
     state: str
     message: str
     traffic: Mapping[str, float]
@@ -270,7 +274,9 @@ def report(state: State) -> Report:
     """Return the truth about an endpoint."""
     name, message = _standing(state)
     versions = {one: {"state": seen.state, "reason": seen.reason, "build": seen.build} for one, seen in _seen(state)}
-    return Report(state.applied_number, name, message, state.applied.traffic, state.applied.shadow, versions)
+    return Report(
+        state.applied_number, state.number, name, message, state.applied.traffic, state.applied.shadow, versions
+    )
 
 
 def _seen(state: State) -> list[tuple[str, Seen]]:

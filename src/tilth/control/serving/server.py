@@ -195,7 +195,9 @@ class LoadError(Exception):
 def _told(answer: httpx.Response) -> str:
     try:
         told = answer.json()
-        return f"{told.get('error', '')}; {told.get('why', '')}".strip("; ")[:2000]
+        # `error` is the whole error for people, in lines; the first of them is what, and `why` stands apart, too.
+        what = str(told.get("error", "")).partition("\n")[0]
+        return f"{what}: {told.get('why', '')}".strip(": ")[:2000]
     except ValueError:
         return f"status {answer.status_code}"
 

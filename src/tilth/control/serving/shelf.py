@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tilth.bridge.container import open_container
 from tilth.bridge.manifest import decode_manifest
+from tilth.client.names import number
 from tilth.control.intake.inspection import damaged, verified
-from tilth.control.names import new_id, number
+from tilth.control.row_id import new_id
 from tilth.core.digest import digest as digest_of
 from tilth.core.errors import TilthError, UnavailableError
 from tilth.ports.blob_store import BlobStore

@@ -222,6 +222,7 @@ standings = sa.Table(
     sa.Column("endpoint_id", _ID, sa.ForeignKey("endpoints.id"), primary_key=True),
     sa.Column("rev", sa.Integer, nullable=False, server_default="1"),
     sa.Column("deployment", sa.Integer, nullable=False),
+    sa.Column("about", sa.Integer, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("message", sa.Text, nullable=False, server_default=""),
     sa.Column("traffic", sa.JSON, nullable=False),

@@ -13,8 +13,8 @@ from tilth.control.api.desk import Call, Desk
 from tilth.control.change import Change
 from tilth.control.intake.inspection import damaged
 from tilth.control.intake.receive import Landing
-from tilth.control.names import new_id
 from tilth.control.records import blobs
+from tilth.control.row_id import new_id
 from tilth.core.digest import checked_digest
 from tilth.core.errors import InvalidError, MissingError, UnavailableError
 from tilth.ports.blob_store import BlobStore

@@ -46,6 +46,7 @@ def _me(desk: Desk, serving: Callable[[], str]) -> None:
         limit = names.get(asks.project_id or "")
         return Me(
             user=asks.name,
+            token=asks.token_id,
             is_admin=asks.is_admin,
             roles=roles,
             project=limit,

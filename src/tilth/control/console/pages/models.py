@@ -4,13 +4,13 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from tilth.client.names import number
 from tilth.client.shapes.model import ModelChange, NewModel
 from tilth.control.api.desk import Call
 from tilth.control.console.door import PROJECT, Door
 from tilth.control.console.frame import Ask, Go, Page
 from tilth.control.console.order import as_lines, order, tags
 from tilth.control.console.words import at
-from tilth.control.names import number
 from tilth.control.records import aliases, models, versions
 from tilth.control.store.tables import endpoints as endpoint_table
 from tilth.core.errors import InvalidError

@@ -266,6 +266,7 @@ def upgrade() -> None:
         sa.Column("endpoint_id", sa.String(length=32), nullable=False),
         sa.Column("rev", sa.Integer(), server_default="1", nullable=False),
         sa.Column("deployment", sa.Integer(), nullable=False),
+        sa.Column("about", sa.Integer(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("message", sa.Text(), server_default="", nullable=False),
         sa.Column("traffic", sa.JSON(), nullable=False),

@@ -1,8 +1,6 @@
 """Which names things may have: no name can be taken for a path, an option or another thing; pure."""
 
 import re
-import secrets
-import time
 from typing import Final
 
 from tilth.core.errors import InvalidError
@@ -17,7 +15,6 @@ _RULES: Final = {
     "alias": (r"(?!latest\Z)[a-z](?:[a-z0-9_-]{0,62}[a-z0-9])?", "1 to 64 of a-z, 0-9, `_` and `-`, a letter first"),
     "token": (r"[A-Za-z0-9](?:[A-Za-z0-9 ._@-]{0,62}[A-Za-z0-9])?", "1 to 64 letters, digits, ` `, `.`, `_`, `@`, `-`"),
 }
-PATTERNS: Final = {kind: f"^{pattern}$" for kind, (pattern, _) in _RULES.items()}
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -27,21 +24,17 @@ def checked(kind: str, text: str) -> str:
     Raises:
         InvalidError: it is not.
     """
+    if why := objection(kind, text):
+        raise InvalidError(f"`{ascii(text[:80])[1:-1]}` is no name of a {kind}", why=why, hint="choose another name")
+    return text
+
+
+def objection(kind: str, text: str) -> str:
+    """Return why `text` is no name of its kind, empty when it is one."""
     pattern, words = _RULES[kind]
-    if re.fullmatch(pattern, text) and ".." not in text:
-        return text
-    raise InvalidError(
-        f"`{ascii(text[:80])[1:-1]}` is no name of a {kind}",
-        why=f"a name has {words}",
-        hint="choose another name",
-    )
+    return "" if re.fullmatch(pattern, text) and ".." not in text else f"a name has {words}"
 
 
 def number(text: str) -> int | None:
     """Return the number of a version that `text` names, None when it is no number."""
     return int(text) if _NUMBER.fullmatch(text) else None
-
-
-def new_id() -> str:
-    """Return a new id of 32 hex digits: the time in milliseconds first, so that ids grow, and 80 random bits."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"

@@ -1,0 +1,124 @@
+"""`tilth deploy`: a version at an endpoint, and what comes of it."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from tilth.cli.output import AsJson, emit
+from tilth.cli.progress import moved
+from tilth.cli.remote import InProject, parsed_percent, plain, share
+from tilth.client.client import Client
+from tilth.client.errors import ConflictError
+from tilth.client.progress import Progress
+from tilth.client.reference import Reference, parse_reference
+from tilth.client.shapes.endpoint import Endpoint
+from tilth.core.errors import MissingError, RefusedError, UnavailableError
+
+_AGAIN_S = 0.2
+_GOOD, _BAD = ("ready", "empty"), ("degraded", "failed")
+Note = Annotated[str, typer.Option("--note", help="Why, for the history.")]
+Wait = Annotated[
+    float, typer.Option("--wait", min=0, max=3600, help="Seconds to wait until it serves; 0 does not wait.")
+]
+WAIT_S = 300.0
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="MODEL:VERSION; a number, an alias or `latest`.")],
+    to: Annotated[str, typer.Option("--to", help="The endpoint, made where it is not there; default: MODEL.")] = "",
+    traffic: Annotated[str, typer.Option("--traffic", help="Share of the requests that it answers: a canary.")] = "",
+    shadow: Annotated[str, typer.Option("--shadow", help="Share that it sees without answering.")] = "",
+    note: Note = "",
+    wait: Wait = WAIT_S,
+    project: InProject = "",
+    as_json: AsJson = False,
+) -> None:
+    """Serve a version at an endpoint, with all of its traffic or a part.
+
+    With --traffic 10% the versions that answer already keep the other 90%. A version that cannot be loaded never takes
+    the place of one that serves. Waits until the control plane says what has come of it, and ends with 6 when it
+    failed.
+
+    Raises:
+        TilthError: see docs/reference/exit-codes.md.
+    """
+    named = parse_reference(model, version=True)
+    answering, looking = parsed_percent(traffic or "100%"), parsed_percent(shadow or "0%")
+    with Client.logged_in(project) as client, moved(as_json) as report:
+        name = to or named.model
+        _make_endpoint(client, name, named)
+        wanted = client.endpoints.deploy(
+            name, named.version, traffic=0.0 if looking and not traffic else answering, shadow=looking, note=note
+        )
+        settle(client, wanted, wait, report)
+        show(client, name, as_json)
+
+
+def settle(client: Client, wanted: Endpoint, wait_s: float, report: Progress) -> None:
+    """Wait until what was wanted of an endpoint serves; 0 does not wait.
+
+    Raises:
+        RefusedError: it does not, and why.
+        UnavailableError: nobody knows after `wait_s`.
+    """
+    began = time.monotonic()
+    while wait_s:
+        standing = client.endpoints.get(wanted.name).standing
+        if standing is None or standing.about < wanted.deployment:
+            state, message = "deploying", "nothing was heard of it"
+        else:
+            state, message = standing.state, standing.message
+        if state in _GOOD:
+            return
+        if state in _BAD:
+            raise _failed(wanted, state, message)
+        waited = time.monotonic() - began
+        if waited > wait_s:
+            raise UnavailableError(
+                f"endpoint `{wanted.name}` is not there after {wait_s:g} s",
+                why=message,
+                hint=f"it goes on without you: `tilth endpoints show {wanted.name}`",
+            )
+        report("waiting", int(waited), int(wait_s), f"{wanted.name} is {state}")
+        time.sleep(_AGAIN_S)
+
+
+def show(client: Client, name: str, as_json: bool) -> None:
+    """Print how an endpoint stands, and where it answers."""
+    found, serving = client.endpoints.get(name), client.me().serving
+    emit({"endpoint": plain(found), "serving": serving}, as_json, lambda: line(found, serving))
+
+
+def line(found: Endpoint, serving: str) -> str:
+    """Return how an endpoint stands, for people."""
+    state = found.standing.state if found.standing is not None else "not seen yet"
+    answering = [f"{found.model}:{number} {share(part)}" for number, part in _by_number(found.wanted.traffic)]
+    looking = [f"{found.model}:{number} sees {share(part)}" for number, part in _by_number(found.wanted.shadow)]
+    where = f"\nanswers at {serving}/v2/models/{found.served_as}/infer" if serving and answering else ""
+    return f"{found.name} is {state}: {', '.join([*answering, *looking]) or 'nothing is deployed'}{where}"
+
+
+def _by_number(shares: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(shares.items(), key=lambda one: int(one[0]))
+
+
+def _make_endpoint(client: Client, name: str, named: Reference) -> None:
+    try:
+        client.endpoints.get(name)
+        return
+    except MissingError:
+        # Nothing is made for a version that is not there.
+        client.versions.get(named.model, named.version)
+    try:
+        client.endpoints.make(name, named.model)
+    except ConflictError:
+        client.endpoints.get(name)  # somebody else has made it in between
+
+
+def _failed(wanted: Endpoint, state: str, message: str) -> RefusedError:
+    return RefusedError(
+        f"deployment {wanted.deployment} of endpoint `{wanted.name}` is {state}",
+        why=message,
+        hint=f"`tilth endpoints show {wanted.name}` shows what answers; `tilth rollback {wanted.name}` goes back",
+    )
