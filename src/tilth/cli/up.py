@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,16 +19,18 @@ import typer
 
 from tilth import wiring
 from tilth.cli.output import AsJson
+from tilth.client.origin import parse_origin
 from tilth.control.api.app import guarded
 from tilth.control.home import Home, default_home
 from tilth.control.listener import bound, listening
+from tilth.control.oidc import CALLBACK, Config, check
 from tilth.control.plane import ControlPlane, Settings
 from tilth.control.tracking.server import Order
 from tilth.core.address import Address, check_exposure, check_key_files, parse, parse_host
 from tilth.core.errors import InvalidError, UnavailableError
 from tilth.core.host import HostRule
 
-_WAIT_S = 30.0
+_MOST_SECRET = 4096
 HomeFolder = Annotated[Path | None, typer.Option("--home", help="Folder of everything that it keeps.")]
 Texts = list[str] | None
 
@@ -44,6 +47,16 @@ def command(
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, PEM.")] = None,
     allow_host: Annotated[Texts, typer.Option("--allow-host", help="A Host to take on loopback, too.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback without TLS.")] = False,
+    public_url: Annotated[str, typer.Option("--public-url", help="Where browsers reach it: a proxy's address.")] = "",
+    oidc_issuer: Annotated[str, typer.Option("--oidc-issuer", help="Identity provider to sign in through.")] = "",
+    oidc_client: Annotated[str, typer.Option("--oidc-client", help="What it knows this one as: the client id.")] = "",
+    oidc_secret_file: Annotated[
+        Path | None, typer.Option("--oidc-secret-file", help="File with the client secret, or TILTH_OIDC_SECRET.")
+    ] = None,
+    oidc_claim: Annotated[
+        str, typer.Option("--oidc-claim", help="The claim that names a user.")
+    ] = "preferred_username",
+    oidc_domain: Annotated[Texts, typer.Option("--oidc-domain", help="Only e-mail addresses of this domain.")] = None,
     tracking: Annotated[bool, typer.Option("--tracking", help="Keep MLflow below /mlflow, behind this login.")] = False,
     tracking_python: Annotated[str, typer.Option("--tracking-python", help="The Python that has MLflow.")] = "",
     new_token: Annotated[bool, typer.Option("--new-token", help="Make another token of the administrator.")] = False,
@@ -66,6 +79,9 @@ def command(
         check_key_files(tls_cert, tls_key)
     for text in (serve_http, serve_grpc):
         parse(text)
+    public = parse_origin(public_url) if public_url else None
+    told = (oidc_issuer, oidc_client, oidc_claim, tuple(oidc_domain or ()))
+    secret = _oidc_secret(oidc_secret_file) if oidc_issuer or oidc_client else ""
     if detach:
         _detached(place, as_json)
         return
@@ -73,6 +89,8 @@ def command(
     for name in ("httpx", "alembic", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with place.held():
+        listener = bound(address)
+        url = f"{'https' if tls_cert else 'http'}://{Address(*listener.getsockname()[:2])}"
         settings = Settings(
             home=place,
             store=store or os.environ.get("TILTH_STORE", "") or f"sqlite:///{place.store}",
@@ -84,34 +102,31 @@ def command(
             serve_more=_serve_more(tls_cert, tls_key, serve_http, insecure),
             tracking=_tracking(tracking_python, blobs, place) if tracking or tracking_python else None,
             devices=[device for prober in wiring.probers() for device in prober.devices()],
+            provider=_provider(*told, secret, str(public or url)) if oidc_issuer or oidc_client else None,
         )
-        listener = bound(address)
         plane = ControlPlane(settings, wiring.blob_store(blobs or str(place.blobs)))
         first = plane.first_token()
         if new_token and first is None:
             first = plane.new_admin_token(f"made at a start, {time.strftime('%Y-%m-%d %H.%M')}")
-        rule = HostRule([address], allow_host or ())
+        rule = HostRule([address], [*(allow_host or ()), *([public.address.host] if public is not None else ())])
+        door = listening(guarded(plane.desk.app, rule, public=public), listener, tls_cert, tls_key)
         with asyncio.Runner(loop_factory=wiring.load("uvloop:new_event_loop")) as runner:
-            runner.run(_run(plane, place, listener, rule, first, (tls_cert, tls_key), as_json))
+            runner.run(_run(plane, place, door, url, first, as_json))
 
 
 async def _run(
     plane: ControlPlane,
     place: Home,
-    listener: Any,
-    rule: HostRule,
+    door: AbstractAsyncContextManager[None],
+    url: str,
     first: str | None,
-    tls: tuple[Path | None, Path | None],
     as_json: bool,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    scheme = "https" if tls[0] else "http"
-    name, port = listener.getsockname()[:2]
-    url = f"{scheme}://{Address(name, port)}"
-    async with listening(guarded(plane.desk.app, rule), listener, *tls):
+    async with door:
         await plane.start()
         # What is loaded stays: looking through it for garbage again and again stalls every request for 60 ms.
         gc.collect()
@@ -178,6 +193,24 @@ def _serve_more(cert: Path | None, key: Path | None, http: str, insecure: bool) 
     if cert is not None and key is not None:
         return ("--tls-cert", str(cert.absolute()), "--tls-key", str(key.absolute()))
     return () if parse(http).loopback or not insecure else ("--insecure",)
+
+
+def _provider(issuer: str, client: str, claim: str, domains: tuple[str, ...], secret: str, public: str) -> Config:
+    """Return how people sign in through a provider.
+
+    Raises:
+        InvalidError: it cannot work, or would send secrets in the clear.
+    """
+    config = Config(issuer, client, secret, f"{public}{CALLBACK}", claim, tuple(one.lower() for one in domains))
+    check(config)
+    return config
+
+
+def _oidc_secret(file: Path | None) -> str:
+    if file is None:
+        return os.environ.get("TILTH_OIDC_SECRET", "")
+    with file.open(encoding="utf-8") as opened:
+        return opened.read(_MOST_SECRET).strip()
 
 
 def _tracking(python: str, blobs: str, home: Home) -> Order:

@@ -32,6 +32,8 @@ from tilth.client.errors import ConflictError, UnknownError
 from tilth.core.address import Address
 from tilth.core.errors import InvalidError, UnavailableError
 
+#: The path that a provider sends browsers back to.
+CALLBACK = "/console/oidc"
 _ALGORITHMS = ("RS256", "PS256", "ES256", "ES384", "EdDSA")
 _SIGN_IN_S, _KEYS_S, _LEEWAY_S, _ANSWER_S = 600.0, 300.0, 30, 10.0
 _MOST_BYTES, _MOST_PENDING = 1 << 20, 1024

@@ -30,6 +30,7 @@ from tilth.control.console.sources import Sources
 from tilth.control.home import Home
 from tilth.control.intake.inspection import Inspection
 from tilth.control.intake.receive import Landing
+from tilth.control.oidc import Config, Oidc
 from tilth.control.records import blobs as blob_records
 from tilth.control.records import nodes, projects, repeats, tokens, users
 from tilth.control.serving.shell import Reconciler
@@ -58,7 +59,8 @@ class Settings:
 
     `store` is the address of a database, `serve_http` and `serve_grpc` where endpoints are to answer. `node` names this
     machine. `inspect` and `tilth` are commands of this installation: a child that opens graphs, and the command line.
-    `tracking` is a tracking server to be kept beside it, None for none.
+    `tracking` is a tracking server to be kept beside it, and `provider` an identity provider that people sign in
+    through; None for none.
     """
 
     home: Home
@@ -72,6 +74,7 @@ class Settings:
     devices: Sequence[Device] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     tracking: Order | None = None
+    provider: Config | None = None
 
 
 class ControlPlane:
@@ -97,6 +100,7 @@ class ControlPlane:
         )
         self.bell = event_routes.Bell()
         self.desk = Desk(self.database)
+        self.oidc = Oidc(settings.provider) if settings.provider is not None else None
         self.tracking: TrackingServer | None = None
         self.ready = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -112,7 +116,7 @@ class ControlPlane:
         node_routes.declare(desk)
         event_routes.declare(desk, self.bell)
         sources = Sources(self.reconciler.usage, self._serving, Figures(self.blobs))
-        self.console = console.declare(desk, sources, self.bell.heard, lambda: self.ready)
+        self.console = console.declare(desk, sources, self.bell.heard, lambda: self.ready, oidc=self.oidc)
         application.finish(desk, lambda: self.ready)
         desk.listeners.append(self._heard)
         if self.settings.tracking is not None:
@@ -181,6 +185,8 @@ class ControlPlane:
         if self.tracking is not None:
             await self._tracking_door.ledger.tell()
             await self.tracking.close()
+        if self.oidc is not None:
+            await self.oidc.close()
         await self.reconciler.close(stop_server=stop_server)
         await asyncio.to_thread(self.inspection.close)
         await asyncio.to_thread(self.database.close)

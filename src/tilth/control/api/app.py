@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tilth.client.errors import UnknownError
+from tilth.client.origin import Origin
 from tilth.client.shapes.shape import Problem
 from tilth.control.api import problem
 from tilth.control.api.desk import Desk
@@ -101,12 +102,19 @@ async def _routing(_: Request, error: Exception) -> Response:
     return problem.problem_response(body, dict(error.headers or {}))
 
 
-def guarded(app: App, rule: HostRule, more: Sequence[tuple[bytes, bytes]] = ()) -> App:
-    """Return the application behind what holds for every request: Host, Origin, one path for one thing."""
+def guarded(app: App, rule: HostRule, more: Sequence[tuple[bytes, bytes]] = (), *, public: Origin | None = None) -> App:
+    """Return the application behind what holds for every request: Host, Origin, one path for one thing.
+
+    `public` is where browsers reach it through a proxy, which passes their Host: a request for that one came by the
+    scheme that it names, whatever the proxy used. No header of the request has a say in that.
+    """
+    outside = str(public).partition("//")[2].encode() if public is not None else None
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        if public is not None and (b"host", outside) in scope["headers"]:
+            scope = {**scope, "scheme": public.scheme}
         why = _refusal(scope, rule)
 
         async def dressed(message: MutableMapping[str, Any]) -> None:

@@ -8,11 +8,11 @@ from tilth.control.access import Principal
 from tilth.control.console import cookie, proof, view
 from tilth.control.console.door import PUBLIC, Door
 from tilth.control.console.pages.sign_in import SignIn, failed, welcome
-from tilth.control.oidc import Oidc
+from tilth.control.oidc import CALLBACK, Oidc
 from tilth.control.records import sessions
 from tilth.core.errors import TilthError
 
-_BEGIN, _BACK = f"{proof.ROOT}/oidc/begin", f"{proof.ROOT}/oidc"
+_BEGIN = f"{CALLBACK}/begin"
 _CONSOLE = Principal("system", "system")
 
 
@@ -22,7 +22,7 @@ def way(label: str) -> SignIn:
 
 
 def declare(door: Door, oidc: Oidc) -> None:
-    """Declare the routes. The provider sends browsers back to `/console/oidc`."""
+    """Declare the routes. The provider sends browsers back to `CALLBACK`."""
 
     async def begin(request: Request) -> Response:
         try:
@@ -47,7 +47,7 @@ def declare(door: Door, oidc: Oidc) -> None:
         return answer
 
     door.add("GET", _BEGIN, PUBLIC, begin)
-    door.add("GET", _BACK, PUBLIC, back)
+    door.add("GET", CALLBACK, PUBLIC, back)
 
 
 def _console(_: sa.Connection) -> Principal:
