@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tilth.control.clock import now_us
-from tilth.control.names import new_id
+from tilth.control.row_id import new_id
 from tilth.control.store import audit
 from tilth.control.store.audit import Event
 from tilth.control.store.database import Database

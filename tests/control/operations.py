@@ -5,6 +5,9 @@ from typing import Any
 
 from plane import Sample, sample
 
+from tilth.client.parcel import packed
+from tilth.core.digest import digest
+
 ROLES = ("caller", "viewer", "developer", "operator", "admin")
 #: The least that somebody has to be to do it in a project; `somebody` has any accepted token, `reader` is a viewer of
 #: some project, `administrator` administers the installation by a token that narrows nothing.
@@ -59,6 +62,7 @@ LEAST: Mapping[str, str] = {
     "get_blob_size": "viewer",
     "get_blob": "viewer",
     "put_blob": "developer",
+    "put_blobs": "developer",
     "find_missing": "developer",
     "begin_upload": "developer",
     "get_upload": "developer",
@@ -81,6 +85,7 @@ ENDLESS = frozenset(("follow_all_events", "follow_events"))
 
 EXTRA: Sample = sample(3.0)
 _FRESH = "0a" * 32
+_TINY = digest(b"tiny")
 BODIES: Mapping[str, Any] = {
     "make_user": {"name": "newcomer"},
     "change_user": {"is_admin": True},
@@ -120,6 +125,8 @@ def request(name: str, ids: Mapping[str, str]) -> dict[str, Any]:
         return {"told": {"digest": ids["digest"]}}
     if name == "put_blob":
         return {"content": EXTRA.manifest}
+    if name == "put_blobs":
+        return {"content": packed({_TINY: b"tiny"})}
     if name == "send_upload":
         return {"content": b"some bytes", "headers": {"Upload-Offset": "0"}}
     return {"told": BODIES[name]} if name in BODIES else {}
@@ -129,4 +136,8 @@ def harmless(method: str, name: str) -> dict[str, Any]:
     """Return what is sent for an operation to change nothing, whoever asks."""
     if method in ("GET", "DELETE"):
         return {"headers": {"If-Match": '"999999"'}}
-    return {"content": b"something else"} if name in ("put_blob", "send_upload") else {"told": {"unheard-of": 1}}
+    return (
+        {"content": b"something else"}
+        if name in ("put_blob", "put_blobs", "send_upload")
+        else {"told": {"unheard-of": 1}}
+    )

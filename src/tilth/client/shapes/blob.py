@@ -19,6 +19,12 @@ class Missing(Shape):
     missing: list[Digest]
 
 
+class Kept(Shape):
+    """Those that are in the project."""
+
+    kept: list[Digest]
+
+
 class NewUpload(Order):
     """A blob that is to be uploaded."""
 

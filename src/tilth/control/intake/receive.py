@@ -11,6 +11,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from tilth.bridge.disk import new_file
 from tilth.client.errors import ConflictError
 from tilth.core.digest import digest_file
 from tilth.core.errors import InvalidError, UnavailableError, UntrustedError
@@ -106,6 +107,18 @@ class Landing:
                 hint="send it again from its beginning; was the file changed meanwhile?",
             )
         return True
+
+    def write(self, upload_id: str, data: bytes) -> None:
+        """Write bytes that are here already, in one piece. The caller holds the upload.
+
+        Raises:
+            UnavailableError: the disk is full.
+        """
+        try:
+            with new_file(self.path(upload_id)) as file:
+                file.write(data)
+        except OSError as error:
+            raise _full(error) from None
 
     def remove(self, upload_id: str) -> None:
         """Remove what is here of an upload."""

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from tilth.client.shapes.blob import Check, Missing, NewUpload, Upload
+from tilth.client import parcel
+from tilth.client.shapes.blob import Check, Kept, Missing, NewUpload, Upload
 from tilth.control.api.desk import Call, Desk
 from tilth.control.change import Change
 from tilth.control.intake.inspection import damaged
@@ -31,6 +32,11 @@ def declare(desk: Desk, store: BlobStore, landing: Landing) -> None:
     intake = _Intake(desk, store, landing)
     _looking(desk, store)
     _pieces(desk, landing, intake)
+
+    @desk.stream("PUT", f"{_PROJECT}/blobs", "version.push", summary="Upload several small blobs in one request")
+    async def put_blobs(call: Call, request: Request) -> Response:
+        """Upload blobs of 8 MiB together at most: for each a line `DIGEST SIZE`, then its bytes."""
+        return await intake.put_all(call, request)
 
     @desk.stream("PUT", f"{_PROJECT}/blobs/{{digest}}", "version.push", summary="Upload a blob in one piece")
     async def put_blob(call: Call, request: Request, digest: str) -> Response:
@@ -110,6 +116,43 @@ class _Intake:
                 return Response(status_code=204)
             finally:
                 self._landing.remove(name)
+
+    async def put_all(self, call: Call, request: Request) -> Response:
+        size_bytes = _length(request)
+        if size_bytes > parcel.MOST_BYTES:
+            raise InvalidError(
+                "the blobs are too large for one request",
+                why=f"they have {size_bytes} bytes, and {parcel.MOST_BYTES} are taken",
+                hint="send fewer, or each for itself",
+            )
+        self._landing.check_room(size_bytes)
+        try:
+            body = b"".join([block async for block in _stream(request)])
+        except ClientDisconnect:
+            return Response(status_code=204)
+        if len(body) != size_bytes:
+            raise InvalidError("the body is not as long as `Content-Length` says")
+        return await asyncio.to_thread(self._kept_all, call, request, body)
+
+    def _kept_all(self, call: Call, request: Request, body: bytes) -> Response:
+        sizes = {}
+        self._desk.admit(request, "version.push")
+        for digest, data in parcel.unpacked(body).items():
+            name, sizes[digest] = f"put-{new_id()}", len(data)
+            with self._landing.held(name):
+                try:
+                    self._landing.write(name, data)
+                    self._store.adopt(self._landing.path(name), digest)
+                finally:
+                    self._landing.remove(name)
+
+        def keep(change: Change) -> None:
+            for digest, size in sizes.items():
+                blobs.keep(change, call.project, digest, size, self._store.size(digest) == size)
+
+        self._desk.changed(call.principal, keep)
+        kept = Kept(kept=list(sizes))
+        return Response(kept.model_dump_json(), media_type="application/json", headers={"Cache-Control": "no-store"})
 
     async def send(self, call: Call, request: Request, upload: str) -> Response:
         sent = request.headers.get("upload-offset", "")
