@@ -266,7 +266,27 @@ def test_what_is_wrong_is_told_and_nothing_is_made(admin: Shell, arguments: list
     assert admin.json("models") == [] and admin.json("endpoints") == []
 
 
+def test_gates_of_a_model_are_taken_away_by_none(admin: Shell) -> None:
+    admin.json("models", "add", "m", "--approve", "production", "--deploy", "production")
+    changed = admin.json("models", "change", "m", "--approve", "none", "--deploy", "none")
+    assert (changed["approve"], changed["deploy"]) == ([], [])
+
+
+def test_a_version_is_shown_with_where_it_is_from_as_people_write_it(admin: Shell) -> None:
+    admin.json("push", admin.bundle(1.0), "m", "--data", "may", "--data", "june", "--run", "7")
+    shown = admin.run("models", "show", "m:1")
+    assert "  from data may, june\n" in shown and "  from run 7\n" in shown
+    assert "" not in shown.rstrip("\n").split("\n"), shown
+
+
 # -- endpoints
+
+
+def test_a_refused_version_leaves_no_empty_endpoint(admin: Shell) -> None:
+    admin.json("models", "add", "m", "--deploy", "production")
+    admin.json("push", admin.bundle(1.0), "m")
+    assert "may not be deployed" in admin.run("deploy", "m:1", code=6)
+    assert admin.json("endpoints") == []
 
 
 def test_a_canary_is_promoted_and_taken_back(admin: Shell) -> None:

@@ -47,10 +47,15 @@ def command(
     answering, looking = parsed_percent(traffic or "100%"), parsed_percent(shadow or "0%")
     with Client.logged_in(project) as client, moved(as_json) as report:
         name = to or named.model
-        _make_endpoint(client, name, named)
-        wanted = client.endpoints.deploy(
-            name, named.version, traffic=0.0 if looking and not traffic else answering, shadow=looking, note=note
-        )
+        fresh = _make_endpoint(client, name, named)
+        try:
+            wanted = client.endpoints.deploy(
+                name, named.version, traffic=0.0 if looking and not traffic else answering, shadow=looking, note=note
+            )
+        except RefusedError:
+            if fresh is not None:
+                client.endpoints.remove(name, match=fresh.etag)  # what was made for a refused version goes with it
+            raise
         settle(client, wanted, wait, report)
         show(client, name, as_json)
 
@@ -103,17 +108,19 @@ def _by_number(shares: dict[str, float]) -> list[tuple[str, float]]:
     return sorted(shares.items(), key=lambda one: int(one[0]))
 
 
-def _make_endpoint(client: Client, name: str, named: Reference) -> None:
+def _make_endpoint(client: Client, name: str, named: Reference) -> Endpoint | None:
+    """Make an endpoint where there is none, and return it when it was made here."""
     try:
         client.endpoints.get(name)
-        return
+        return None
     except MissingError:
         # Nothing is made for a version that is not there.
         client.versions.get(named.model, named.version)
     try:
-        client.endpoints.make(name, named.model)
+        return client.endpoints.make(name, named.model)
     except ConflictError:
         client.endpoints.get(name)  # somebody else has made it in between
+        return None
 
 
 def _failed(wanted: Endpoint, state: str, message: str) -> RefusedError:

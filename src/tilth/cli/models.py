@@ -93,8 +93,8 @@ def add(
             model,
             description=description or "",
             tags=parsed_tags(tag) or {},
-            approve=_stages(approve) or (),
-            deploy=_stages(deploy) or (),
+            approve=_gates(approve) or (),
+            deploy=_gates(deploy) or (),
         )
     say(made, as_json, f"model `{made.name}` is there")
 
@@ -125,8 +125,8 @@ def change(
                 model,
                 description=description,
                 tags=parsed_tags(tag),
-                approve=_stages(approve),
-                deploy=_stages(deploy),
+                approve=_gates(approve),
+                deploy=_gates(deploy),
             )
     say(made, as_json, f"`{named}` is changed")
 
@@ -214,6 +214,11 @@ def _stages(given: list[str] | None) -> list[Stage] | None:
     return None if given is None else [known[one] for one in given]
 
 
+def _gates(given: list[str] | None) -> list[Stage] | None:
+    found = _stages(given)
+    return None if found is None else [one for one in found if one != "none"]
+
+
 def _pairs(tags: dict[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in tags.items())
 
@@ -234,13 +239,13 @@ def _line(one: Version) -> str:
 
 
 def _version(one: Version) -> list[str]:
-    lineage = [f"  from {name} {value}" for name, value in one.lineage.model_dump().items() if value]
-    return [
-        f"{one.model}:{one.number}  {one.description}".rstrip(),
-        _line(one),
-        *lineage,
-        f"  {_pairs(one.tags)}".rstrip(),
+    lineage = [
+        f"  from {name} {', '.join(value) if isinstance(value, list) else value}"
+        for name, value in one.lineage.model_dump().items()
+        if value
     ]
+    tags = [f"  {_pairs(one.tags)}"] if one.tags else []
+    return [f"{one.model}:{one.number}  {one.description}".rstrip(), _line(one), *lineage, *tags]
 
 
 def _verdict(one: object) -> str:

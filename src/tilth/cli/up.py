@@ -13,7 +13,7 @@ import sys
 import time
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 
@@ -27,7 +27,7 @@ from tilth.control.oidc import CALLBACK, Config, check
 from tilth.control.plane import ControlPlane, Settings
 from tilth.control.tracking.server import Order
 from tilth.core.address import Address, check_exposure, check_key_files, parse, parse_host
-from tilth.core.errors import InvalidError, UnavailableError
+from tilth.core.errors import InvalidError, TilthError, UnavailableError
 from tilth.core.host import HostRule
 
 _MOST_SECRET = 4096
@@ -107,7 +107,7 @@ def command(
         plane = ControlPlane(settings, wiring.blob_store(blobs or str(place.blobs)))
         first = plane.first_token()
         if new_token and first is None:
-            first = plane.new_admin_token(f"made at a start, {time.strftime('%Y-%m-%d %H.%M')}")
+            first = plane.new_admin_token(time.strftime("made at a start %Y-%m-%d %H.%M"))
         rule = HostRule([address], [*(allow_host or ()), *([public.address.host] if public is not None else ())])
         door = listening(guarded(plane.desk.app, rule, public=public), listener, tls_cert, tls_key)
         with asyncio.Runner(loop_factory=wiring.load("uvloop:new_event_loop")) as runner:
@@ -171,10 +171,10 @@ def _detached(place: Home, as_json: bool) -> None:
             start_new_session=True,
         )
     assert started.stdout is not None  # noqa: S101 - asked for above
-    line = started.stdout.readline()
-    told: dict[str, Any] = json.loads(line) if line.startswith(b"{") else {}
+    told = _told(started.stdout)
     if "address" not in told:
-        raise UnavailableError(
+        kinds = {one.__name__: one for one in TilthError.__subclasses__()}
+        raise kinds.get(told.get("error", ""), UnavailableError)(
             told.get("what", "the control plane did not start"),
             why=told.get("why", ""),
             hint=told.get("hint") or f"its log is `{log}`",
@@ -187,6 +187,16 @@ def _detached(place: Home, as_json: bool) -> None:
             typer.echo(f"administrator's token, shown this once: {told['token']}")
             typer.echo(f"next: tilth login {told['address']}")
         typer.echo("`tilth down` ends it")
+
+
+def _told(output: IO[bytes]) -> dict[str, Any]:
+    """Return what a start has said: one line when it is ready, or an error in several, which ends it."""
+    line = output.readline()
+    try:
+        found = json.loads(line if line.startswith(b'{"') else line + output.read())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _serve_more(cert: Path | None, key: Path | None, http: str, insecure: bool) -> tuple[str, ...]:

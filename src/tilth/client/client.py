@@ -14,6 +14,7 @@ from tilth.client.login import current_login
 from tilth.client.models import Aliases, Models
 from tilth.client.names import checked
 from tilth.client.nodes import Devices, Nodes
+from tilth.client.origin import seen_from
 from tilth.client.progress import Progress, silent
 from tilth.client.projects import Members, Projects
 from tilth.client.pull import Pulled
@@ -99,7 +100,8 @@ class Client:
             UnknownError: the token is not accepted.
             AwayError: nobody answers.
         """
-        return self._wire.get(Me, path_of("me"))
+        me = self._wire.get(Me, path_of("me"))
+        return me.model_copy(update={"serving": seen_from(me.serving, str(self._wire.origin))})
 
     def push(
         self,

@@ -8,6 +8,8 @@ from tilth.core.address import Address, parse_host
 from tilth.core.errors import InvalidError, RefusedError
 
 _PORTS = {"http": 80, "https": 443}
+#: Where a server listens on every address of its machine; nobody can be asked there.
+_EVERY = ("0.0.0.0", "::")  # noqa: S104 - compared with
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,512}")
 
 
@@ -45,6 +47,20 @@ def parse_origin(url: str) -> Origin:
         raise _invalid(url, why)
     host = f"[{found.hostname}]" if ":" in (found.hostname or "") else str(found.hostname)
     return Origin(found.scheme, Address(parse_host(host), _PORTS[found.scheme] if port is None else port))
+
+
+def seen_from(url: str, base: str) -> str:
+    """Return an address as whoever reached its control plane at `base` can use it.
+
+    One that stands for every address of a machine gets the host of `base`; where that is no origin, it stays.
+    """
+    try:
+        found, reached = parse_origin(url), parse_origin(base)
+    except InvalidError:
+        return url
+    if found.address.host not in _EVERY:
+        return url
+    return str(Origin(found.scheme, Address(reached.address.host, found.address.port)))
 
 
 def check_token(token: str) -> str:

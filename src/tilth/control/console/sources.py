@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tilth.client.origin import seen_from
 from tilth.client.shapes.endpoint import Endpoint, UsagePoint
 from tilth.control.console.figures import Figures
 
@@ -19,7 +20,6 @@ class Sources:
         """Return the last minutes of an endpoint."""
         return self.usage(endpoint.served_as)
 
-    @property
-    def address(self) -> str:
-        """Where endpoints answer over REST; a placeholder when nothing is served."""
-        return self.serving() or "http://HOST:8751"
+    def address(self, base: str) -> str:
+        """Return where endpoints answer over REST for who has the console at `base`; a placeholder for nowhere."""
+        return seen_from(self.serving(), base) or "http://HOST:8751"

@@ -90,7 +90,7 @@ def _values(call: Call, ask: Ask, sources: Sources) -> dict[str, Any]:
         "next": history.next,
         "before": next((one for one in history.items if one.number == endpoint.deployment - 1), None),
         "seen": str(endpoint.deployment),
-        "example": command(sources.address, endpoint.served_as, inputs),
+        "example": command(sources.address(ask.base), endpoint.served_as, inputs),
     }
 
 
