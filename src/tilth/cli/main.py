@@ -26,6 +26,12 @@ COMMANDS: Table = (
     ("up", "tilth.cli.up", "Start a control plane: registry, endpoints, users and console."),
     ("down", "tilth.cli.down", "End the control plane of this machine."),
     ("status", "tilth.cli.status", "Show whether a control plane runs on this machine, and how it is."),
+    (
+        "backup",
+        "tilth.cli.backup",
+        "Copy everything of a control plane into a folder, also while it runs.",
+    ),
+    ("restore", "tilth.cli.restore", "Put a backup back into an empty home, or check it."),
     ("login", "tilth.cli.login", "Keep the address and token of a control plane for the commands below."),
     ("logout", "tilth.cli.logout", "Forget the control plane that `tilth login` keeps."),
     ("push", "tilth.cli.push", "Upload a bundle and register it as the next version of a model."),

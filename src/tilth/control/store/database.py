@@ -33,7 +33,7 @@ class Database:
     """
 
     def __init__(self, address: str) -> None:
-        url = _parsed(address)
+        url = parsed(address)
         self._lock = threading.Lock()
         self._lite = url.get_backend_name() == "sqlite"
         self._writer, self._reader = _lite_engines(url) if self._lite else _postgres_engines(url)
@@ -42,7 +42,7 @@ class Database:
                 upgrade(connection)
         except SQLAlchemyError as error:
             self.close()
-            raise _unavailable(url, error) from None
+            raise unavailable(url, error) from None
         except BaseException:
             self.close()
             raise
@@ -76,7 +76,12 @@ class Database:
         self._writer.dispose()
 
 
-def _parsed(address: str) -> URL:
+def parsed(address: str) -> URL:
+    """Return the address of a database with the driver that is used for it.
+
+    Raises:
+        InvalidError: it is not one of SQLite or PostgreSQL.
+    """
     try:
         url = make_url(address)
     except sa.exc.ArgumentError:
@@ -136,7 +141,8 @@ def _postgres_engines(url: URL) -> tuple[sa.Engine, sa.Engine]:
     return engine(""), engine(" -c default_transaction_read_only=on", isolation_level="AUTOCOMMIT")
 
 
-def _unavailable(url: URL, error: SQLAlchemyError) -> UnavailableError:
+def unavailable(url: URL, error: SQLAlchemyError) -> UnavailableError:
+    """Return what is said of a database that cannot be used, without its password."""
     words = str(getattr(error, "orig", None) or error).strip().splitlines()
     hint = "is it running, and is the address right?" if isinstance(error, OperationalError) else ""
     return UnavailableError(
