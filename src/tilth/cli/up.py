@@ -74,11 +74,10 @@ def command(
     address = Address(parse_host(host), port)
     if (tls_cert is None) != (tls_key is None):
         raise InvalidError("TLS needs both a certificate and its key", hint="give --tls-cert and --tls-key")
-    check_exposure([address], tls=tls_cert is not None, tokens=True, insecure=insecure)
+    endpoints = [parse(text) for text in (serve_http, serve_grpc)]
+    check_exposure([address, *endpoints], tls=tls_cert is not None, tokens=True, insecure=insecure)
     if tls_cert is not None and tls_key is not None:
         check_key_files(tls_cert, tls_key)
-    for text in (serve_http, serve_grpc):
-        parse(text)
     public = parse_origin(public_url) if public_url else None
     told = (oidc_issuer, oidc_client, oidc_claim, tuple(oidc_domain or ()))
     secret = _oidc_secret(oidc_secret_file) if oidc_issuer or oidc_client else ""
@@ -99,7 +98,7 @@ def command(
             node=_node_name(),
             inspect=wiring.worker_command("inspect"),
             tilth=(sys.executable, "-m", "tilth"),
-            serve_more=_serve_more(tls_cert, tls_key, serve_http, insecure),
+            serve_more=_serve_more(tls_cert, tls_key, endpoints, insecure),
             tracking=_tracking(tracking_python, blobs, place) if tracking or tracking_python else None,
             devices=[device for prober in wiring.probers() for device in prober.devices()],
             provider=_provider(*told, secret, str(public or url)) if oidc_issuer or oidc_client else None,
@@ -199,10 +198,10 @@ def _told(output: IO[bytes]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _serve_more(cert: Path | None, key: Path | None, http: str, insecure: bool) -> tuple[str, ...]:
+def _serve_more(cert: Path | None, key: Path | None, endpoints: list[Address], insecure: bool) -> tuple[str, ...]:
     if cert is not None and key is not None:
         return ("--tls-cert", str(cert.absolute()), "--tls-key", str(key.absolute()))
-    return () if parse(http).loopback or not insecure else ("--insecure",)
+    return ("--insecure",) if insecure and not all(one.loopback for one in endpoints) else ()
 
 
 def _provider(issuer: str, client: str, claim: str, domains: tuple[str, ...], secret: str, public: str) -> Config:

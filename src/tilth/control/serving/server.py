@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,13 +28,17 @@ _LOG_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Running:
-    """A server that was started: its process, told apart by when it was started, and its addresses."""
+    """A server that was started: its process, told apart by when it was started, and its addresses.
+
+    `tls` says that all of them speak TLS, the one for managing it among them.
+    """
 
     pid: int
     started: int
     http: str
     grpc: str
     manage: str
+    tls: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,9 @@ class Server:
         self._place, self._command = place, command
         self._record = place.folder / "server.json"
         self.running: Running | None = None
-        self._client = httpx.AsyncClient(headers={"Authorization": f"Bearer {secret}"}, timeout=_ASK_S, trust_env=False)
+        self._client = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {secret}"}, timeout=_ASK_S, trust_env=False, verify=_on_loopback()
+        )
 
     def find(self) -> bool:
         """Return whether a server of an earlier process is there; it is taken over then."""
@@ -93,7 +100,14 @@ class Server:
         try:
             line = await asyncio.wait_for(child.stdout.readline(), _START_S)
             told = json.loads(line)
-            self.running = Running(child.pid, _started(child.pid), told["http"], told.get("grpc", ""), told["manage"])
+            self.running = Running(
+                child.pid,
+                _started(child.pid),
+                told["http"],
+                told.get("grpc", ""),
+                told["manage"],
+                "--tls-cert" in self._place.more,
+            )
         except (TimeoutError, ValueError, KeyError):
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
@@ -177,7 +191,7 @@ class Server:
         if self.running is None:
             raise UnavailableError("the server of endpoints does not run")
         try:
-            url = f"http://{self.running.manage}{path}"
+            url = f"{'https' if self.running.tls else 'http'}://{self.running.manage}{path}"
             answer = await self._client.request(method, url, json=body, timeout=limit_s)
         except httpx.HTTPError as error:
             raise UnavailableError(
@@ -190,6 +204,14 @@ class Server:
 
 class LoadError(Exception):
     """The server answered that it cannot do what it was told; the text says why."""
+
+
+def _on_loopback() -> ssl.SSLContext:
+    """Return TLS with a server of this machine, whose certificate names the host that others know it by."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Nor may a certificate that has expired, or was renewed in place, keep a server from being told what to do.
+    made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
+    return made
 
 
 def _told(answer: httpx.Response) -> str:
