@@ -27,6 +27,7 @@ from tilth.control.console import app as console
 from tilth.control.console import view
 from tilth.control.console.figures import Figures
 from tilth.control.console.sources import Sources
+from tilth.control.failure import outage
 from tilth.control.home import Home
 from tilth.control.intake.inspection import Inspection
 from tilth.control.intake.receive import Landing
@@ -241,10 +242,9 @@ class ControlPlane:
             await asyncio.sleep(pause_s)
             try:
                 await asyncio.to_thread(work)
-            except TilthError as error:
-                _LOG.warning("%s", error)
-            except Exception:
-                _LOG.exception("what is done by itself failed")
+            except Exception as error:
+                words = outage(error)
+                _LOG.warning("%s", words) if words else _LOG.exception("what is done by itself failed")
 
     async def _rest(self) -> None:
         while True:

@@ -1,7 +1,6 @@
 """Bundles, checked before anybody can see them: the manifest here, its graphs in a child process that may crash."""
 
 import asyncio
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from tilth.control.intake.bundle import check_blobs, summary
 from tilth.control.intake.needed import needed
 from tilth.core.bundle import Manifest
 from tilth.core.digest import digest as digest_of
-from tilth.core.errors import InvalidError, MissingError, TilthError, UntrustedError
+from tilth.core.errors import InvalidError, MissingError, TilthError, UnavailableError, UntrustedError
 from tilth.ports.blob_store import BlobStore
 
 _LIMIT_S = 60.0
@@ -49,6 +48,7 @@ class Inspection:
         Raises:
             MissingError: blobs were not uploaded.
             InvalidError, UnsupportedError, UntrustedError: it is not a sound bundle.
+            UnavailableError: there is no room to lay it out.
         """
         manifest = await asyncio.to_thread(self._manifest, digest, known)
         async with self._turn:
@@ -89,14 +89,19 @@ class Inspection:
                 "the bundle cannot be checked",
                 why=f"its graphs and texts have {total} bytes together, and {_MOST_OPENED_BYTES} are opened at most",
             )
-        folder = Path(tempfile.mkdtemp(prefix="inspect-", dir=self._folder))
         try:
-            for name in wanted:
-                (folder / name).write_bytes(verified(self._blobs, name))
-            (folder / "manifest.json").write_bytes(verified(self._blobs, digest))
-            self._ask(folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix="inspect-", dir=self._folder, ignore_cleanup_errors=True) as made:
+                folder = Path(made)
+                for name in wanted:
+                    (folder / name).write_bytes(verified(self._blobs, name))
+                (folder / "manifest.json").write_bytes(verified(self._blobs, digest))
+                self._ask(folder)
+        except OSError as error:
+            raise UnavailableError(
+                "the bundle cannot be checked",
+                why=f"its graphs cannot be laid out in `{self._folder}`: {error.strerror or error}",
+                hint="make room on the disk of the control plane's home; the blobs that were uploaded stay",
+            ) from None
 
     def _ask(self, folder: Path) -> None:
         if self._child is None:

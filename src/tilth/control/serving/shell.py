@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from tilth.client.shapes.endpoint import UsagePoint
 from tilth.control.clock import now_us
+from tilth.control.failure import outage
 from tilth.control.records import endpoints
 from tilth.control.serving import callers
 from tilth.control.serving.machine import (
@@ -121,10 +122,9 @@ class Reconciler:
             self._wake.clear()
             try:
                 await self._round()
-            except UnavailableError as error:
-                _LOG.warning("%s", error)
-            except Exception:
-                _LOG.exception("a round of the reconciler failed")
+            except Exception as error:
+                words = outage(error)
+                _LOG.warning("%s", words) if words else _LOG.exception("a round of the reconciler failed")
             busy = self._server.running is not None
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _LOOK_S if busy else _IDLE_S)
