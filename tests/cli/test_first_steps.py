@@ -66,6 +66,16 @@ def test_a_start_in_the_background_that_fails_says_what_one_in_sight_says(tmp_pa
     assert told["error"] == "InvalidError" and "not the address of a database" in told["what"] and told["hint"]
 
 
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [("serve", "orjson", "serve"), ("up", "fastapi", "control"), ("push", "httpx", "client")],
+)
+def test_a_command_without_its_packages_names_what_brings_them(command: str, package: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; from tilth.cli.main import main; main([{command!r}, 'x'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert f"there is no `{package}`" in done.stderr and f"tilth[{extra}]" in done.stderr
+
+
 @pytest.mark.parametrize("port", ["--host", "--serve-http", "--serve-grpc"])
 def test_no_port_is_opened_to_others_in_the_clear(tmp_path: Path, port: str) -> None:
     wrong = ["up", "--home", str(tmp_path / "home"), port, "192.0.2.1" if port == "--host" else "192.0.2.1:0"]

@@ -53,6 +53,8 @@ COMMANDS: Table = (
     ("doctor", "tilth.cli.doctor", "Look for what makes builds slow, wrong or unsafe on this machine."),
 )
 
+#: What has to be installed for a command, where that is not the client of a control plane.
+_EXTRAS = {"serve": "serve", "up": "control", "backup": "control", "restore": "control"}
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -104,9 +106,10 @@ def _loaded(load: Callable[[str], Any], module: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "tilth":
             raise
-        extra = "control" if module.endswith((".up", ".backup", ".restore")) else "client"
+        name = module.rpartition(".")[2]
+        extra = _EXTRAS.get(name, "client")
         raise MissingError(
-            f"`tilth {module.rpartition('.')[2]}` needs a package that is not installed",
+            f"`tilth {name}` needs a package that is not installed",
             why=f"there is no `{error.name}`",
             hint=f"pip install 'tilth[{extra}]'",
         ) from None
