@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from plane import Sample, Up, expected, sample, until
+from plane import Sample, Up, sample, until
 
 from tilth.core.digest import digest
 
@@ -197,3 +197,54 @@ def test_a_row_that_the_disk_did_not_keep_is_never_acknowledged(up: Up, calls: s
     for number in range(3):
         up.made("POST", f"{_BASE}/models", {"name": f"{name}-{number}"})
     assert up.get("/v1/events/check")["events"] > 0
+
+
+@needs_strace
+@pytest.mark.parametrize(("calls", "error"), [("write,writev", "ENOSPC"), ("write,writev", "EIO"), (_SYNC, "EIO")])
+def test_bytes_that_the_disk_did_not_keep_are_sent_again_and_never_acknowledged(up: Up, calls: str, error: str) -> None:
+    data = f"{calls} {error}".encode() * 1000
+    upload = up.made("POST", f"{_BASE}/uploads", {"digest": digest(data), "size_bytes": len(data)})
+    where = f"{_BASE}/uploads/{upload['id']}"
+
+    def send(offset: int) -> httpx.Response:
+        return up.ask("PATCH", where, content=data[offset:], headers={"Upload-Offset": str(offset)})
+
+    with Failing(up, calls, error, up.folder / "uploads" / upload["id"]) as failing:
+        _refused(send(0))
+        assert failing.count() > 0
+        # After a sync that failed the same bytes sync without an error, and are not on the disk.
+        assert up.get(where)["offset"] == 0
+        _refused(send(0))
+        assert up.ask("GET", f"{_BASE}/blobs/{digest(data)}").status_code == 404
+    assert send(0).json()["done"]
+    assert up.ask("GET", f"{_BASE}/blobs/{digest(data)}").content == data
+
+
+@needs_strace
+def test_a_name_that_the_disk_did_not_keep_is_written_again_not_synced_again(up: Up) -> None:
+    data = b"its name" * 100
+    name = digest(data)
+    folder = up.folder / "blobs" / name[:2]
+    folder.mkdir(exist_ok=True)
+    with Failing(up, _SYNC, "EIO", folder) as failing:
+        _refused(_put(up, data))
+        assert failing.count() > 0
+        assert up.ask("GET", f"{_BASE}/blobs/{name}").status_code == 404
+    before = (folder / name).stat().st_ino
+    assert _put(up, data).status_code == 200
+    assert (folder / name).stat().st_ino != before, "the name of the first try was trusted"
+    assert up.ask("GET", f"{_BASE}/blobs/{name}").content == data
+
+
+@needs_strace
+def test_a_folder_whose_name_was_not_kept_is_synced_before_a_blob_in_it_counts(up: Up) -> None:
+    blobs = up.folder / "blobs"
+    tries = (b"its folder %d" % number for number in range(9999))
+    data = next(one for one in tries if not (blobs / digest(one)[:2]).exists())
+    name = digest(data)
+    # What a process leaves that is cut off between making the folder and syncing the one above.
+    (blobs / name[:2]).mkdir()
+    with Failing(up, _SYNC, "EIO", blobs) as failing:
+        _refused(_put(up, data))
+        assert failing.count() > 0, "nobody asked whether the folder's name is on the disk"
+    assert _put(up, data).status_code == 200

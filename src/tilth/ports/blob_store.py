@@ -22,12 +22,15 @@ class BlobStore(Protocol):
     def adopt(self, path: Path, digest: str) -> None:
         """Take over a local file whose bytes hash to `digest`; the file is gone after that.
 
-        A blob that is there already stays as it is.
+        A blob that is there already stays as it is; one of another size is replaced. After an error the file may be
+        gone: bytes that a disk failed to keep are not offered to it again.
         """
         ...
 
     def read(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Yield the bytes of a blob from `start` to before `end`, in blocks of at most 4 MiB, as they are.
+
+        Behind the end of the blob is nothing.
 
         Raises:
             MissingError: there is no such blob.

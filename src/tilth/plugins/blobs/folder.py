@@ -6,12 +6,16 @@ obstore's own store for local files does not sync what it writes, so that a powe
 import contextlib
 import errno
 import os
+import re
+import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from tilth.core.errors import MissingError, UnavailableError
 
+_NAME = re.compile(r"[0-9a-f]{64}")
 _BLOCK_BYTES = 1 << 20
 _OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -22,6 +26,10 @@ class FolderStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.place = str(folder)
+        #: Folders of this one whose own names are known to be on the disk.
+        self._durable: set[str] = set()
+        #: Blobs that were named here and whose names may not be on the disk.
+        self._doubtful: set[str] = set()
         with _clear(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -34,20 +42,45 @@ class FolderStore:
                 return None
 
     def adopt(self, path: Path, digest: str) -> None:
-        """Take over a file: it and its name are on the disk when this returns."""
+        """Take over a file: it and its name are on the disk when this returns.
+
+        After a sync that failed, the system holds for clean what the disk never got, and the next sync of the same
+        file succeeds. So a file that could not be synced is removed, and a name is written anew, not synced again.
+        """
         target = self._path(digest)
         with _clear(self._folder):
-            made = not target.parent.is_dir()
-            target.parent.mkdir(mode=0o700, exist_ok=True)
-            if made:
-                _sync_folder(self._folder)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            if target.exists():
+            self._hold(target.parent)
+            try:
+                _sync(path)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
+            if digest not in self._doubtful and self._is_whole(target, path.stat().st_size):
                 path.unlink()
             else:
                 _move(path, target)
-            _sync_folder(target.parent)
+            try:
+                _sync(target.parent)
+            except OSError:
+                self._doubtful.add(digest)
+                raise
+            self._doubtful.discard(digest)
+
+    def _hold(self, folder: Path) -> None:
+        """Make a folder of this one, and its name durable: who made it may have been cut off before that."""
+        if folder.name not in self._durable:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _sync(self._folder)
+            self._durable.add(folder.name)
+        elif not folder.is_dir():
+            self._durable.discard(folder.name)
+            self._hold(folder)
+
+    def _is_whole(self, target: Path, size_bytes: int) -> bool:
+        try:
+            return target.stat().st_size == size_bytes
+        except FileNotFoundError:
+            return False
 
     def read(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Yield the bytes of a blob in blocks of 1 MiB."""
@@ -73,12 +106,19 @@ class FolderStore:
         with _clear(self._folder):
             for folder in sorted(self._folder.iterdir()):
                 if len(folder.name) == 2 and folder.is_dir():
-                    for path in sorted(folder.iterdir()):
-                        if len(path.name) == 64:
-                            yield path.name, path.stat().st_size
+                    yield from _blobs_in(folder)
 
     def _path(self, digest: str) -> Path:
         return self._folder / digest[:2] / digest
+
+
+def _blobs_in(folder: Path) -> Iterator[tuple[str, int]]:
+    for path in sorted(folder.iterdir()):
+        if _NAME.fullmatch(path.name) and path.name.startswith(folder.name):
+            with contextlib.suppress(FileNotFoundError):
+                found = path.lstat()
+                if stat.S_ISREG(found.st_mode):
+                    yield path.name, found.st_size
 
 
 def _move(path: Path, target: Path) -> None:
@@ -87,7 +127,7 @@ def _move(path: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         try:
             with path.open("rb") as source, beside.open("wb") as copy:
                 shutil.copyfileobj(source, copy, _BLOCK_BYTES)
@@ -100,8 +140,9 @@ def _move(path: Path, target: Path) -> None:
         path.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: Path) -> None:
+    """Make the bytes of a file, or the names in a folder, durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:
