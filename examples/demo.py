@@ -1,6 +1,7 @@
 """The main job, start to end: train a model, import it, build it, see why one build won, run it, compare the answers.
 
-Run it with `make demo`; it writes into `out/`.
+It ends with a control plane that serves the model, on the page of its console that shows it. Run it with `make demo`;
+it writes into `out/`.
 """
 
 import json
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import webbrowser
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +33,8 @@ def main() -> None:
     digits(pipeline, held_out, labels)
     for path in sorted(MODELS.glob("*.onnx")):
         real_model(path)
-    say(f"done: {OUT / 'digits.tilth'} holds the graph, the golden set, every build and its certificate")
-    print(f"next: .venv/bin/tilth explain {OUT / 'digits.tilth'}")
+    say("6. a control plane: push it, deploy it, and watch it serve")
+    watched(OUT / "digits.tilth", held_out)
 
 
 def train() -> tuple[Pipeline, np.ndarray, np.ndarray]:
@@ -84,6 +86,35 @@ def served(bundle: Path, pipeline: Pipeline, rows: np.ndarray) -> None:
     print(f"digits: {found}, scikit-learn says {pipeline.predict(rows).tolist()}")
 
 
+def watched(bundle: Path, rows: np.ndarray) -> None:
+    """Push and deploy the bundle at a control plane that stays, call it, and end on its page in the console."""
+    home = (OUT / "home").absolute()
+    os.environ |= {"TILTH_HOME": str(home), "TILTH_LOGIN": str(OUT.absolute() / "login.json")}
+    here = told("status")["here"]
+    if here["running"] and not here["answers"]:
+        command("down")
+    if not here["answers"]:
+        free = ["--port", "0", "--serve-http", "127.0.0.1:0", "--serve-grpc", "127.0.0.1:0"]
+        token = told("up", "--detach", "--new-token", *free)["token"]
+        (OUT / "token").touch(mode=0o600)
+        (OUT / "token").write_text(token)
+    command("login", "--token-file", str(OUT / "token"))
+    version = told("push", str(bundle), "digits")["version"]["number"]
+    print(f"$ tilth push {bundle} digits\ndigits:{version}")
+    command("deploy", f"digits:{version}")
+    found = told("endpoints", "show", "digits")
+    address = f"{found['serving']}/v1/models/{found['endpoint']['served_as']}:predict"
+    for start in range(0, 320, 16):
+        post(address, {"instances": rows[start : start + 16].tolist()}, (OUT / "token").read_text())
+    page = f"{told('status')['here']['address']}/console/projects/default/endpoints/digits"
+    print(f"20 requests with 320 digits were answered at {address}")
+    say(f"done: {bundle} holds the graph, the golden set, every build and its certificate, and serves")
+    print(f"its page:  {page}\nsign in:   with the token in {OUT / 'token'}")
+    print(f"end it:    .venv/bin/tilth down --home {OUT / 'home'}")
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(page)
+
+
 def wait_until_ready(url: str) -> None:
     """Ask until the server says that all models answer, for at most a minute."""
     end = time.monotonic() + 60
@@ -96,9 +127,10 @@ def wait_until_ready(url: str) -> None:
     sys.exit("the server did not become ready")
 
 
-def post(url: str, body: dict) -> dict:
+def post(url: str, body: dict, token: str = "") -> dict:
     """Send JSON and return the JSON that comes back."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
 
@@ -153,6 +185,14 @@ def command(*arguments: str) -> None:
     done = subprocess.run([sys.executable, "-m", "tilth", *arguments], check=False)
     if done.returncode:
         sys.exit(done.returncode)
+
+
+def told(*arguments: str) -> dict:
+    """Run a tilth command and return what it prints with `--json`."""
+    done = subprocess.run([sys.executable, "-m", "tilth", *arguments, "--json"], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        sys.exit(f"tilth {' '.join(arguments)}: {done.stdout.decode()}")
+    return json.loads(done.stdout)
 
 
 def say(text: str) -> None:
