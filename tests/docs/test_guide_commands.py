@@ -94,6 +94,13 @@ def test_a_guide_that_names_a_command_or_option_that_is_not_there_is_caught(guid
     assert [one for one in wrong if one] == []
 
 
+def test_a_variable_that_the_command_line_page_does_not_name_is_caught() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "src" / "tilth").rglob("*.py")]
+    known = {name for text in sources for name in re.findall(r"""["'](TILTH_[A-Z_]+)["']""", text)}
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    assert known == set(re.findall(r"`(TILTH_[A-Z_]+)(?:=1)?`", page.partition("## tilth\n")[0]))
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
