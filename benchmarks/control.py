@@ -22,10 +22,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import control_push
 import control_store
 from bridge import machine, write_section
 
 from tilth.bridge.measure.worker import memory_bytes
+from tilth.client.client import Client
 
 RATE, WARM_S = 200.0, 5.0
 STARTS = 10
@@ -175,6 +177,80 @@ def drive(plane: Plane, kinds: dict[str, list[tuple[str, str, str]]], seconds: f
     return told
 
 
+def registering(options: argparse.Namespace) -> list[Result]:
+    """c: a new version from a model file on disk, beside MLflow's own client and server, in turns."""
+    ours, alone, theirs, theirs_alone = [], [], [], []
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        made = [control_push.small(folder, f"m{number}") for number in range(options.versions + 2)]
+        plane = stack.enter_context(running(folder / "home"))
+        client = stack.enter_context(Client(plane.address, plane.token))
+        peer = stack.enter_context(control_push.Mlflow(folder))
+        for graph, bundle in made:
+            start = time.perf_counter()
+            version = client.push(bundle, "bench").version
+            ours.append(1e3 * (time.perf_counter() - start))
+            start = time.perf_counter()
+            client.versions.register("bench", version.digest)
+            alone.append(1e3 * (time.perf_counter() - start))
+            logged, registered = peer.registered(graph)
+            theirs.append(1e3 * (logged + registered))
+            theirs_alone.append(1e3 * registered)
+    # The first ones start what starts with them, on both sides.
+    ours, alone, theirs, theirs_alone = (values[2:] for values in (ours, alone, theirs, theirs_alone))
+    whole = [b / a for a, b in zip(ours, theirs, strict=True)]
+    last = [b / a for a, b in zip(alone, theirs_alone, strict=True)]
+    words = "Tilth {}, MLflow {} {}, ratio {}"
+    return [
+        Result(
+            "c",
+            "a new version from a file: upload and register, MLflow's time over Tilth's",
+            words.format(_spread(ours, "ms"), peer.version, _spread(theirs, "ms"), _spread(whole, "")),
+            statistics.median(whole),
+            "times",
+            10.0,
+            at_least=True,
+        ),
+        Result(
+            "c",
+            "only the request that registers what is uploaded",
+            words.format(_spread(alone, "ms"), peer.version, _spread(theirs_alone, "ms"), _spread(last, "")),
+            statistics.median(last),
+            "times",
+        ),
+    ]
+
+
+def uploading(options: argparse.Namespace) -> list[Result]:
+    """d: a bundle with 512 MB of weights, beside what the disk and loopback do with as many bytes, in turns."""
+    first, again, share_disk, share_loopback, rate = [], [], [], [], []
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        plane = stack.enter_context(running(folder / "home"))
+        client = stack.enter_context(Client(plane.address, plane.token))
+        for _ in range(options.pushes):
+            bundle = control_push.large(folder)
+            size = bundle.stat().st_size
+            disk, loopback = control_push.disk_s(folder, size), control_push.loopback_s(size)
+            start = time.perf_counter()
+            client.push(bundle, "large")
+            first.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            client.push(bundle, "large")
+            again.append(time.perf_counter() - start)
+            disk = (disk + control_push.disk_s(folder, size)) / 2
+            loopback = (loopback + control_push.loopback_s(size)) / 2
+            rate.append(size / 1e6 / first[-1])
+            share_disk.append(100 * disk / first[-1])
+            share_loopback.append(100 * loopback / first[-1])
+    words = f"{_spread(first, 's')}, {_spread(rate, 'MB/s')}; of loopback {_spread(share_loopback, '%')}"
+    what = "first push of 512 MB, share of the speed of the disk (write and fsync)"
+    return [
+        Result("d", what, words, statistics.median(share_disk), "%", 80.0, at_least=True),
+        Result("d", "second push of the same weights, longest", _spread(again, "s"), max(again), "s", 1.0),
+    ]
+
+
 def _percentile(times: list[float], share: float) -> float:
     return sorted(times)[min(len(times) - 1, int(share * len(times)))]
 
@@ -184,7 +260,12 @@ def _spread(values: list[float], unit: str) -> str:
     return f"{middle:.3g} {unit} ({low:.3g} to {high:.3g})"
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], list[Result]]] = {"a": starting, "b": loaded}
+PARTS: dict[str, Callable[[argparse.Namespace], list[Result]]] = {
+    "a": starting,
+    "b": loaded,
+    "c": registering,
+    "d": uploading,
+}
 
 
 def table(results: list[Result]) -> str:
@@ -205,6 +286,8 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=STARTS)
     parser.add_argument("--rounds", type=int, default=5, help="of part b")
     parser.add_argument("--seconds", type=float, default=20, help="per round of part b")
+    parser.add_argument("--versions", type=int, default=30, help="of part c")
+    parser.add_argument("--pushes", type=int, default=5, help="of part d")
     parser.add_argument("--json", type=Path, default=Path("out/control.json"))
     parser.add_argument("--docs", type=Path, help="write the table into this Markdown file, between its markers")
     options = parser.parse_args()

@@ -1,20 +1,23 @@
 """Bundles to push, and what the machine itself does with as many bytes: its disk, and loopback."""
 
-import contextlib
+import json
 import os
 import secrets
+import signal
 import socket
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import httpx
 import numpy as np
 import onnx
 from onnx import TensorProto
 from onnx import helper as h
 from onnx import numpy_helper as nh
+from serve_peers import Peer, free_ports
 
 import tilth
 
@@ -86,10 +89,59 @@ def _chain(folder: Path, shapes: list[tuple[int, int]], name: str = "large") -> 
     return path.with_suffix(".tilth")
 
 
-@contextlib.contextmanager
-def cached(path: Path) -> Iterator[Path]:
-    """Yield a file that has been read once, so that its disk is not what is measured."""
-    with path.open("rb") as file:
-        while file.read(_BLOCK):
+class Mlflow:
+    """MLflow's server and client in an environment of their own, on this machine; a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        peer = Peer("MLflow", "with_mlflow.py", (("mlflow>=3.17,<4", "graphene>=3"),), "mlflow")
+        given = os.environ.get("TILTH_TRACKING_PYTHON")
+        self._python = Path(given) if given else peer.installed()
+        self._folder = folder
+        code = "import importlib.metadata as m; print(m.version('mlflow'))"
+        found = subprocess.run([self._python, "-c", code], capture_output=True, text=True, check=True)
+        self.version = found.stdout.strip()
+
+    def __enter__(self) -> "Mlflow":
+        (port,) = free_ports(1)
+        address = f"http://127.0.0.1:{port}"
+        server = [self._python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        server += ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"]
+        server += ["--artifacts-destination", str(self._folder / "artifacts")]
+        with (self._folder / "mlflow.log").open("ab") as log:
+            self._server = subprocess.Popen(server, stdout=log, stderr=log, start_new_session=True)
+            _until_answers(f"{address}/health")
+            client = [self._python, str(Path(__file__).with_name("peers") / "with_mlflow.py")]
+            environment = {**os.environ, "MLFLOW_TRACKING_URI": address}
+            self._client = subprocess.Popen(
+                client, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self._client.stdin, self._client.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._client.wait()
+        os.killpg(self._server.pid, signal.SIGTERM)
+        self._server.wait()
+
+    def registered(self, path: Path) -> tuple[float, float]:
+        """Log a file and register it, and return how long each took, in seconds."""
+        if self._client.stdin is None or self._client.stdout is None:
+            raise SystemExit("MLflow's client has no pipes")
+        self._client.stdin.write(f"{path}\n")
+        self._client.stdin.flush()
+        logged_s, registered_s = json.loads(self._client.stdout.readline())
+        return logged_s, registered_s
+
+
+def _until_answers(url: str) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        try:
+            if httpx.get(url, timeout=5, trust_env=False).is_success:
+                return
+        except httpx.TransportError:
             pass
-    yield path
+        time.sleep(0.2)
+    raise SystemExit(f"{url} does not answer")
