@@ -21,7 +21,7 @@ Exit codes are in [exit-codes.md](exit-codes.md). Every command has `--json`.
 | `TILTH_HOME` | the folder of the control plane of this machine, where `--home` names none |
 | `TILTH_STORE` | the address of its database, where `--store` names none |
 | `TILTH_OIDC_SECRET` | its client secret at the identity provider, where `--oidc-secret-file` names none |
-| `TILTH_URL`, `TILTH_TOKEN` | the control plane that commands talk to, and as whom; both, or none for what `tilth login` keeps |
+| `TILTH_URL`, `TILTH_TOKEN` | the control plane of commands, and who you are there; both, or what `tilth login` keeps |
 | `TILTH_CA` | with these, a PEM file of the authority that its certificate is from |
 | `TILTH_PROJECT` | the project of commands that name none |
 | `TILTH_LOGIN` | the file that `tilth login` keeps, instead of `tilth/login.json` in the user's configuration folder |
