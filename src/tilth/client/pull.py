@@ -11,7 +11,7 @@ from pathlib import Path
 from tilth.bridge.bundle_write import write_bundle
 from tilth.bridge.destination import check_destination
 from tilth.bridge.disk import clear_errors, discard
-from tilth.bridge.manifest import MAX_MANIFEST_BYTES, decode_manifest
+from tilth.bridge.manifest import MAX_MANIFEST_BYTES, decode_manifest, encode_manifest
 from tilth.client.blobs import Blobs
 from tilth.client.download import download, fetch, is_ours, left_bytes
 from tilth.client.progress import Progress, silent
@@ -63,6 +63,12 @@ def pull(
     progress("manifest", 0, 1, f"{model}:{found.number}")
     data = fetch(blobs, digest, MAX_MANIFEST_BYTES, patience_s)
     manifest = decode_manifest(data)
+    if digest_of(encode_manifest(manifest)) != digest:
+        raise UntrustedError(
+            f"the bundle of `{model}:{found.number}` cannot be written with the digest {digest[:12]}",
+            why="its manifest is in another form than this version of Tilth writes",
+            hint="make the bundle again with `tilth import` and push it",
+        )
     with clear_errors(path, 2 * sum(manifest.blobs.values())), _partial(path) as folder:
         for one in folder.iterdir():
             if not is_ours(one.name, manifest.blobs):
@@ -73,14 +79,12 @@ def pull(
         progress("write", 0, 1, path.name)
         sources = {name: FileRange(folder / name, 0, size) for name, size in manifest.blobs.items()}
         try:
-            written = write_bundle(out, manifest, sources)
+            write_bundle(out, manifest, sources)
         except UntrustedError:
             # Something changed what had been verified: none of it is worth keeping.
             for name in manifest.blobs:
                 discard(folder / name)
             raise
-        if written != digest or digest_of(data) != digest:
-            raise UntrustedError(f"the bundle at `{out}` is another than {digest[:12]}", why=f"it is {written[:12]}")
         shutil.rmtree(folder)
     return Pulled(found, path, left + len(data))
 

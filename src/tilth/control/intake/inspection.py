@@ -21,6 +21,8 @@ from tilth.ports.blob_store import BlobStore
 _LIMIT_S = 60.0
 _MEMORY_BYTES = 4 << 30
 _IDLE_S = 120.0
+#: What can be done about a blob that is damaged or lost.
+RESTORE = "restore it from a backup, or push the bundle again after `tilth restore --check`"
 #: Bytes of graphs and texts of one bundle that are opened.
 _MOST_OPENED_BYTES = 1 << 30
 
@@ -134,7 +136,7 @@ def damaged(blobs: BlobStore, digest: str) -> UntrustedError:
     return UntrustedError(
         f"blob {digest[:12]} is damaged",
         why=f"its bytes in `{blobs.place}` are not those that were put there",
-        hint="restore it from a backup, or push the bundle again after `tilth restore --check`",
+        hint=RESTORE,
     )
 
 

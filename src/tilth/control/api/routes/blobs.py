@@ -12,7 +12,7 @@ from tilth.client import parcel
 from tilth.client.shapes.blob import Check, Kept, Missing, NewUpload, Upload
 from tilth.control.api.desk import Call, Desk
 from tilth.control.change import Change
-from tilth.control.intake.inspection import damaged
+from tilth.control.intake.inspection import RESTORE, damaged, verified
 from tilth.control.intake.receive import Landing
 from tilth.control.records import blobs
 from tilth.control.row_id import new_id
@@ -25,6 +25,7 @@ _BYTES = "application/octet-stream"
 _RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{0,15})")
 _NUMBER = re.compile(r"[0-9]{1,15}")
 _SILENT_S = 30.0
+_SMALL_BYTES = 1 << 20
 
 
 def declare(desk: Desk, store: BlobStore, landing: Landing) -> None:
@@ -61,7 +62,8 @@ def _looking(desk: Desk, store: BlobStore) -> None:
             with desk.database.read() as connection:
                 return _size(Call(connection, call.principal, call.project), digest)
 
-        return _download(store, digest, await asyncio.to_thread(find), request)
+        size_bytes = await asyncio.to_thread(find)
+        return await asyncio.to_thread(_download, store, digest, size_bytes, request)
 
 
 def _pieces(desk: Desk, landing: Landing, intake: "_Intake") -> None:
@@ -222,11 +224,26 @@ def _length(request: Request) -> int:
 
 
 def _download(store: BlobStore, digest: str, size_bytes: int, request: Request) -> Response:
+    """Answer with a blob or a part of it.
+
+    A small one is hashed before the first byte goes out, a large one on its way; of a part, its reader can tell.
+
+    Raises:
+        UntrustedError: it is damaged.
+        MissingError: it is not there any more.
+    """
+    here = store.size(digest)
+    if here is None:
+        raise MissingError(f"blob {digest[:12]} is lost", why=f"`{store.place}` does not hold it", hint=RESTORE)
+    if here != size_bytes:
+        raise damaged(store, digest)
     headers = {"ETag": f'"{digest}"', "Cache-Control": "private, immutable", "Accept-Ranges": "bytes"}
     headers |= {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
     # One range is taken; a list of them is as good as none (RFC 9110, section 14.2).
     found = _RANGE.fullmatch(request.headers.get("range", ""))
     if found is None:
+        if size_bytes <= _SMALL_BYTES:
+            return Response(verified(store, digest), headers=headers, media_type=_BYTES)
         headers["Content-Length"] = str(size_bytes)
         return StreamingResponse(_whole(store, digest), headers=headers, media_type=_BYTES)
     start = int(found[1])
