@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from plane import PATIENCE_S, ROW, Up, expected, sample, until, written
+from plane import PATIENCE_S, ROW, Up, expected, sample, written
 
 from tilth.cli.main import main
 from tilth.client.client import Client
@@ -90,8 +90,8 @@ def test_endpoints_on_every_address_are_called_over_tls_by_the_host_of_the_contr
         with Client(up.address, up.secret, ca=cert) as client:
             client.push(written(sample(), tmp_path / "m.tilth"), "m")
             client.endpoints.make("line", "m")
-            client.endpoints.deploy("line", "1")
-            until(lambda: (seen := client.endpoints.get("line").standing) is not None and seen.state == "ready")
+            seen = client.endpoints.settle(client.endpoints.deploy("line", "1")).standing
+            assert seen is not None and seen.state == "ready"
             address = client.me().serving
         assert address.startswith("https://127.0.0.1:")
         body = {"instances": [ROW]}

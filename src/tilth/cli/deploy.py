@@ -1,6 +1,5 @@
 """`tilth deploy`: a version at an endpoint, and what comes of it."""
 
-import time
 from typing import Annotated
 
 import typer
@@ -10,13 +9,10 @@ from tilth.cli.progress import moved
 from tilth.cli.remote import InProject, parsed_percent, plain, share
 from tilth.client.client import Client
 from tilth.client.errors import ConflictError
-from tilth.client.progress import Progress
 from tilth.client.reference import Reference, parse_reference
 from tilth.client.shapes.endpoint import Endpoint
-from tilth.core.errors import MissingError, RefusedError, UnavailableError
+from tilth.core.errors import MissingError, RefusedError
 
-_AGAIN_S = 0.2
-_GOOD, _BAD = ("ready", "empty"), ("degraded", "failed")
 Note = Annotated[str, typer.Option("--note", help="Why, for the history.")]
 Wait = Annotated[
     float, typer.Option("--wait", min=0, max=3600, help="Seconds to wait until it serves; 0 does not wait.")
@@ -56,37 +52,8 @@ def command(
             if fresh is not None:
                 client.endpoints.remove(name, match=fresh.etag)  # what was made for a refused version goes with it
             raise
-        settle(client, wanted, wait, report)
+        client.endpoints.settle(wanted, wait_s=wait, progress=report)
         show(client, name, as_json)
-
-
-def settle(client: Client, wanted: Endpoint, wait_s: float, report: Progress) -> None:
-    """Wait until what was wanted of an endpoint serves; 0 does not wait.
-
-    Raises:
-        RefusedError: it does not, and why.
-        UnavailableError: nobody knows after `wait_s`.
-    """
-    began = time.monotonic()
-    while wait_s:
-        standing = client.endpoints.get(wanted.name).standing
-        if standing is None or standing.about < wanted.deployment:
-            state, message = "deploying", "nothing was heard of it"
-        else:
-            state, message = standing.state, standing.message
-        if state in _GOOD:
-            return
-        if state in _BAD:
-            raise _failed(wanted, state, message)
-        waited = time.monotonic() - began
-        if waited > wait_s:
-            raise UnavailableError(
-                f"endpoint `{wanted.name}` is not there after {wait_s:g} s",
-                why=message,
-                hint=f"it goes on without you: `tilth endpoints show {wanted.name}`",
-            )
-        report("waiting", int(waited), int(wait_s), f"{wanted.name} is {state}")
-        time.sleep(_AGAIN_S)
 
 
 def show(client: Client, name: str, as_json: bool) -> None:
@@ -121,11 +88,3 @@ def _make_endpoint(client: Client, name: str, named: Reference) -> Endpoint | No
     except ConflictError:
         client.endpoints.get(name)  # somebody else has made it in between
         return None
-
-
-def _failed(wanted: Endpoint, state: str, message: str) -> RefusedError:
-    return RefusedError(
-        f"deployment {wanted.deployment} of endpoint `{wanted.name}` is {state}",
-        why=message,
-        hint=f"`tilth endpoints show {wanted.name}` shows what answers; `tilth rollback {wanted.name}` goes back",
-    )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tilth.cli.deploy import WAIT_S, Note, Wait, settle, show
+from tilth.cli.deploy import WAIT_S, Note, Wait, show
 from tilth.cli.output import AsJson
 from tilth.cli.progress import moved
 from tilth.cli.remote import InProject
@@ -37,7 +37,7 @@ def command(
             note=note,
             match=found.etag if not version else None,
         )
-        settle(client, wanted, wait, report)
+        client.endpoints.settle(wanted, wait_s=wait, progress=report)
         show(client, endpoint, as_json)
 
 

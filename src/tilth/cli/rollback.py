@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tilth.cli.deploy import WAIT_S, Note, Wait, settle, show
+from tilth.cli.deploy import WAIT_S, Note, Wait, show
 from tilth.cli.output import AsJson
 from tilth.cli.progress import moved
 from tilth.cli.remote import InProject
@@ -29,5 +29,5 @@ def command(
     """
     with Client.logged_in(project) as client, moved(as_json) as report:
         wanted = client.endpoints.rollback(endpoint, deployment, note=note)
-        settle(client, wanted, wait, report)
+        client.endpoints.settle(wanted, wait_s=wait, progress=report)
         show(client, endpoint, as_json)

@@ -1,9 +1,11 @@
 """Endpoints: what is wanted of them, and what they do."""
 
+import time
 from collections.abc import Iterator, Sequence
 
 from tilth.client.noun import Noun
 from tilth.client.pages import pages
+from tilth.client.progress import Progress, silent
 from tilth.client.shapes.endpoint import (
     Deploy,
     Deployment,
@@ -15,6 +17,11 @@ from tilth.client.shapes.endpoint import (
 )
 from tilth.client.shapes.shape import Listing
 from tilth.client.wire import made
+from tilth.core.errors import RefusedError, UnavailableError
+
+_AGAIN_S = 0.2
+_GOOD, _BAD = ("ready", "empty"), ("degraded", "failed")
+_UNHEARD = "nothing was heard of it"
 
 
 class Endpoints(Noun):
@@ -59,6 +66,33 @@ class Endpoints(Noun):
         order = made(Deploy, version=version, traffic=traffic, shadow=shadow, note=note)
         return self.wire.post(Endpoint, self._in("endpoints", name, "deploy"), order, match)
 
+    def settle(self, wanted: Endpoint, *, wait_s: float = 300.0, progress: Progress = silent) -> Endpoint:
+        """Wait until what was wanted of an endpoint serves, and return it; with `wait_s` 0 return it as it is.
+
+        Raises:
+            RefusedError: it does not serve, and why; what served before goes on.
+            UnavailableError: nobody knows after `wait_s`.
+        """
+        began = time.monotonic()
+        while True:
+            found = self.get(wanted.name)
+            seen = found.standing
+            known = seen is not None and seen.about >= wanted.deployment
+            state, message = (seen.state, seen.message) if seen is not None and known else ("deploying", _UNHEARD)
+            if state in _GOOD or not wait_s:
+                return found
+            if state in _BAD:
+                raise _failed(wanted, state, message)
+            waited = time.monotonic() - began
+            if waited > wait_s:
+                raise UnavailableError(
+                    f"endpoint `{wanted.name}` is not there after {wait_s:g} s",
+                    why=message,
+                    hint=f"it goes on without you: `tilth endpoints show {wanted.name}`",
+                )
+            progress("waiting", int(waited), int(wait_s), f"{wanted.name} is {state}")
+            time.sleep(_AGAIN_S)
+
     def promote(self, name: str, version: str, *, note: str = "", match: str | None = None) -> Endpoint:
         """Want one version to answer everything."""
         order = made(Promote, version=version, note=note)
@@ -78,3 +112,11 @@ class Endpoints(Noun):
     def usage(self, name: str) -> Sequence[UsagePoint]:
         """Return what an endpoint did in the last minutes, oldest first."""
         return self.wire.get(Listing[UsagePoint], self._in("endpoints", name, "usage")).items
+
+
+def _failed(wanted: Endpoint, state: str, message: str) -> RefusedError:
+    return RefusedError(
+        f"deployment {wanted.deployment} of endpoint `{wanted.name}` is {state}",
+        why=message,
+        hint=f"`tilth endpoints show {wanted.name}` shows what answers; `tilth rollback {wanted.name}` goes back",
+    )
