@@ -163,14 +163,15 @@ class Desk:
             endpoint.__name__ = handler.__name__
             endpoint.answer = answer  # type: ignore[attr-defined]
             shape = form.answers
+            code = 204 if shape is None else status
             self.app.add_api_route(
                 path,
                 endpoint,
                 methods=[method],
-                status_code=status,
+                status_code=code,
                 summary=summary,
                 response_model=shape if inspect.isclass(shape) and issubclass(shape, BaseModel) else None,
-                responses=_documented(method, status, kind),
+                responses=_documented(method, code, kind),
                 operation_id=handler.__name__,
                 tags=[action.partition(".")[0]],
                 openapi_extra=_headers(method, status),
@@ -482,10 +483,10 @@ def _told(error: Exception) -> Exception:
 def _documented(method: str, status: int, kind: str) -> dict[int | str, dict[str, Any]]:
     made: dict[int | str, dict[str, Any]] = {}
     codes = dict(_RULES)
-    codes |= {400: "not understood", 503: "not possible at this time"}
+    codes |= {400: "not understood", 422: "a rule says no", 503: "not possible at this time"}
     if method != "GET":
         codes |= {409: "it collides with what is there", 412: "changed meanwhile", 413: "too large"}
-        codes |= {415: "not of the kind that is taken", 422: "a rule says no"}
+        codes |= {415: "not of the kind that is taken"}
     for code, words in codes.items():
         made[code] = {"description": words, "content": {"application/problem+json": {}}, "model": Problem}
     if method == "GET":
