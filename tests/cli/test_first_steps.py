@@ -20,7 +20,7 @@ from plane import PATIENCE_S, ROW, Up, expected, sample, written
 
 from tilth.cli.main import main
 from tilth.client.client import Client
-from tilth.core.errors import RefusedError
+from tilth.core.errors import RefusedError, UnavailableError
 
 _FREE = ("--port", "0", "--serve-http", "127.0.0.1:0", "--serve-grpc", "127.0.0.1:0", "--json")
 
@@ -35,7 +35,7 @@ def tilth(*arguments: str, code: int = 0) -> Any:
 def certificate(folder: Path) -> tuple[Path, Path]:
     """Write a certificate for this machine, which signs itself, and its key."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
     day = datetime.timedelta(days=1)
     built = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
     built = built.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
@@ -93,6 +93,9 @@ def test_endpoints_on_every_address_are_called_over_tls_by_the_host_of_the_contr
             seen = client.endpoints.settle(client.endpoints.deploy("line", "1")).standing
             assert seen is not None and seen.state == "ready"
             address = client.me().serving
+            with Client(f"https://localhost:{up.port}", up.secret, ca=cert) as elsewhere:
+                with pytest.raises(UnavailableError, match="as its certificate names it"):
+                    elsewhere.me()
         assert address.startswith("https://127.0.0.1:")
         body = {"instances": [ROW]}
         headers = {"Authorization": f"Bearer {up.secret}"}

@@ -61,6 +61,10 @@ _BY_STATUS: Mapping[int, type[TilthError]] = {
     422: RefusedError,
     501: UnsupportedError,
 }
+_TLS_HINT = "name the certificate of its authority with `--ca FILE` (`ca=` in Python); is it https at all?"
+_OTHER_NAME = "write the host as its certificate names it"
+#: By OpenSSL's codes for certificates: expired, another host name, another IP address.
+_TLS_HINTS = {10: "its certificate has expired; whoever runs it has to renew it", 62: _OTHER_NAME, 64: _OTHER_NAME}
 
 
 @dataclass(frozen=True)
@@ -156,12 +160,9 @@ def unreachable(where: str, error: httpx.HTTPError) -> TilthError:
     why = f"{type(error).__name__}: {error}".removesuffix(": ")[:300]
     if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol):
         return InvalidError("the request cannot be sent", why=why)
-    if isinstance(error, httpx.ConnectError) and _is_tls(error):
-        return UnavailableError(
-            f"`{where}` cannot be trusted",
-            why=why,
-            hint="name the certificate of its authority with `--ca FILE` (`ca=` in Python); is it https at all?",
-        )
+    if isinstance(error, httpx.ConnectError) and (tls := _tls_error(error)) is not None:
+        hint = _TLS_HINTS.get(getattr(tls, "verify_code", 0), _TLS_HINT)
+        return UnavailableError(f"`{where}` cannot be trusted", why=why, hint=hint)
     if isinstance(error, httpx.ConnectError):
         return AwayError(f"`{where}` does not answer", why=why, hint="is it running? `tilth status` says so there")
     if isinstance(error, httpx.TimeoutException):
@@ -174,13 +175,11 @@ def unreachable(where: str, error: httpx.HTTPError) -> TilthError:
     return AwayError(f"the connection to `{where}` broke", why=why, hint="try again")
 
 
-def _is_tls(error: BaseException) -> bool:
+def _tls_error(error: BaseException) -> ssl.SSLError | None:
     seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLError):
-            return True
+    while seen is not None and not isinstance(seen, ssl.SSLError):
         seen = seen.__cause__ or seen.__context__
-    return False
+    return seen
 
 
 def _problem(data: bytes) -> dict[str, Any]:
