@@ -26,8 +26,9 @@ def test_nothing_that_fits_the_document_or_does_not_is_answered_otherwise(who: s
         (tmp_path / "api.json").write_text(json.dumps(up.get("/v1/openapi.json")), encoding="utf-8")
         command = [sys.executable, "-m", "schemathesis.cli", "run", str(tmp_path / "api.json"), "--url", up.address]
         command += ["-H", f"Authorization: Bearer {people.get(who, up.secret)}", "--max-examples", str(CASES)]
-        # Streams of events have no end.
+        # Streams of events have no end; and whoever ends its own token learns nothing more.
         command += ["--checks", CHECKS, "--seed", "1", "--no-color", "--exclude-path-regex", "stream"]
+        command += ["--exclude-operation-id", "revoke_token", "--exclude-operation-id", "change_user"]
         environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
         limit_s = 200 + 20 * CASES
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False, env=environment)
