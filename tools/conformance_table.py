@@ -28,7 +28,8 @@ ONNX publishes a test for every operator: a model of one node, inputs, and the o
 what becomes of them in Tilth. It is written by `python tools/conformance_table.py {date}`, here on {date} with
 {versions}, on one `{target}` CPU.
 
-The suites that plug-ins are held to are `tilth.testing.engine_suite` and `tilth.testing.frontend_suite`.
+The suites that plug-ins are held to are `tilth.testing.engine_suite`, `tilth.testing.frontend_suite` and
+`tilth.testing.blob_suite`.
 
 ## Through a bundle
 

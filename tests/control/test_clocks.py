@@ -1,6 +1,7 @@
 """A real `tilth up` whose clock is wrong: at 1970, behind 2038, and set back or forward while it runs."""
 
 import mmap
+import os
 import struct
 import time
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that is right until it is set."""
     folder = tmp_path / "site"
     folder.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     return Clock(folder)
 
 

@@ -1,10 +1,12 @@
 """A disk that is full or fails under a real `tilth up`: no lie, no crash, and no restart when it is well again."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -248,3 +250,35 @@ def test_a_folder_whose_name_was_not_kept_is_synced_before_a_blob_in_it_counts(u
         _refused(_put(up, data))
         assert failing.count() > 0, "nobody asked whether the folder's name is on the disk"
     assert _put(up, data).status_code == 200
+
+
+def test_a_start_on_a_full_disk_says_why_and_the_next_one_has_lost_nothing(disk: Disk) -> None:
+    with Up(disk.folder) as up:
+        secret = up.secret
+        up.made("POST", f"{_BASE}/models", {"name": "m"})
+    disk.fill()
+    log = disk.folder.with_name(f"{disk.folder.name}.log")
+    before = log.stat().st_size
+    with contextlib.suppress(RuntimeError), Up(disk.folder, secret=secret) as up:
+        # Where the store's own files have room enough, it comes up and reads.
+        assert up.get(f"{_BASE}/models/m")["name"] == "m"
+    told = log.read_text(encoding="utf-8")[before:]
+    assert "Traceback" not in told, told[-3000:]
+    disk.free()
+    with Up(disk.folder, secret=secret) as up:
+        assert up.get(f"{_BASE}/models/m")["name"] == "m"
+        up.made("POST", f"{_BASE}/models", {"name": "n"})
+
+
+def test_a_first_start_on_a_full_disk_begins_anew_when_there_is_room(disk: Disk) -> None:
+    disk.fill()
+    command = [sys.executable, "-m", "tilth", "up", "--home", str(disk.folder), "--port", "0", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr, ended.stderr[-3000:]
+    told = json.loads(ended.stdout)
+    assert told["what"] and told["why"] and told["hint"], told
+    disk.free()
+    with Up(disk.folder) as up:
+        assert up.secret, "the administrator's token was lost with the first start"
+        up.made("POST", f"{_BASE}/models", {"name": "m"})

@@ -47,7 +47,7 @@ from tilth.core.errors import TilthError, UnavailableError
 from tilth.ports.blob_store import BlobStore
 
 _LOG = logging.getLogger("tilth.control")
-_LOOK_S, _IDLE_S, _WANTED_S = 1.0, 5.0, 5.0
+_LOOK_S, _IDLE_S, _WANTED_S, _CALLERS_S = 1.0, 5.0, 5.0, 60.0
 #: A server that dies at once is started again after this long, doubled each time.
 _AGAIN_S, _MOST_AGAIN_S = 0.5, 30.0
 
@@ -83,7 +83,7 @@ class Reconciler:
         self._history = History()
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._callers_due = self._round_due = 0.0
+        self._callers_due = self._callers_again = self._round_due = 0.0
         self._deaths, self._start_after = 0, 0.0
         self._why, self._up = "", False
         self._loop: asyncio.AbstractEventLoop
@@ -149,7 +149,8 @@ class Reconciler:
         await asyncio.to_thread(self._say)
 
     async def _follow_callers(self) -> None:
-        if time.time() < self._callers_due:
+        # Also a while later by a clock that nobody sets back: another process may have revoked a token meanwhile.
+        if time.time() < self._callers_due and time.monotonic() < self._callers_again:
             return
 
         def write() -> float:
@@ -157,9 +158,10 @@ class Reconciler:
                 made, until = callers.lines(connection, now_us())
             own = f"sha256:{digest_of(self._secret.encode())} infer,manage,metrics control"
             callers.write(self._tokens, [own, *made])
-            return min(until / 1e6 if until else float("inf"), time.time() + 60)
+            return until / 1e6 if until else float("inf")
 
         self._callers_due = await asyncio.to_thread(write)
+        self._callers_again = time.monotonic() + _CALLERS_S
 
     def _recall(self) -> None:
         """Begin where an earlier process stopped: what was last seen, and what lies on the shelf."""
