@@ -20,7 +20,7 @@ from plane import PATIENCE_S, ROW, Up, expected, sample, written
 
 from tilth.cli.main import main
 from tilth.client.client import Client
-from tilth.core.errors import RefusedError, UnavailableError
+from tilth.core.errors import InvalidError, RefusedError, UnavailableError
 
 _FREE = ("--port", "0", "--serve-http", "127.0.0.1:0", "--serve-grpc", "127.0.0.1:0", "--json")
 
@@ -74,6 +74,17 @@ def test_a_command_without_its_packages_names_what_brings_them(command: str, pac
     code = f"import sys; sys.modules[{package!r}] = None; from tilth.cli.main import main; main([{command!r}, 'x'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     assert f"there is no `{package}" in done.stderr and f"tilth[{extra}]" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["up"], ["backup", "there"], ["restore", "there"]], ids=lambda one: one[0])
+@pytest.mark.parametrize("address", ["postgresql://u:hunter2@db/t", "postgresql://u@db/t?password=hunter2"])
+def test_a_password_is_no_argument_that_others_can_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], address: str
+) -> None:
+    assert main([*command, "--home", str(tmp_path / "home"), "--store", address]) == InvalidError.exit_code
+    said = capsys.readouterr().err
+    assert "TILTH_STORE" in said and "hunter2" not in said
+    assert not (tmp_path / "home").exists()
 
 
 @pytest.mark.parametrize("port", ["--host", "--serve-http", "--serve-grpc"])

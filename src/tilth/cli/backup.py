@@ -1,7 +1,6 @@
 """`tilth backup`: everything of a control plane, in a folder."""
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 from tilth import wiring
 from tilth.cli.output import AsJson, emit, human_bytes
 from tilth.cli.progress import moved
+from tilth.cli.store import store_address
 from tilth.control.backup.take import take
 from tilth.control.home import Home, default_home
 from tilth.core.errors import MissingError, RefusedError
@@ -31,7 +31,7 @@ def command(
         TilthError: see docs/reference/exit-codes.md.
     """
     place = Home((home or default_home()).absolute())
-    address = store or os.environ.get("TILTH_STORE", "") or f"sqlite:///{place.store}"
+    address = store_address(store, place)
     folder = to.absolute()
     if address == f"sqlite:///{place.store}" and not place.store.exists():
         raise MissingError(f"there is no store `{place.store}`", hint="name the home with `--home`")

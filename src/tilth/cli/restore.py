@@ -1,6 +1,5 @@
 """`tilth restore`: a backup, checked and put back."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from tilth import wiring
 from tilth.cli.output import AsJson, emit, human_bytes
 from tilth.cli.progress import moved
+from tilth.cli.store import store_address
 from tilth.control.backup.restore import check, restore
 from tilth.control.home import Home, default_home
 
@@ -32,12 +32,12 @@ def command(
     folder = backup.absolute()
     source = wiring.blob_store(str(folder / "blobs")) if (folder / "blobs").is_dir() else wiring.blob_store("memory://")
     place = Home((home or default_home()).absolute())
+    address = store_address(store, place)
     with moved(as_json) as report:
         if only_check:
             made = check(folder, source, progress=report)
         else:
             with place.held():
-                address = store or os.environ.get("TILTH_STORE", "") or f"sqlite:///{place.store}"
                 target = wiring.blob_store(blobs or str(place.blobs))
                 made = restore(folder, source, place, address, target, progress=report)
     rows = sum(one.rows for one in made.tables.values())

@@ -19,6 +19,7 @@ import typer
 
 from tilth import wiring
 from tilth.cli.output import AsJson
+from tilth.cli.store import store_address
 from tilth.client.origin import parse_origin
 from tilth.control.api.app import guarded
 from tilth.control.home import Home, default_home
@@ -71,6 +72,7 @@ def command(
         TilthError: see docs/reference/exit-codes.md.
     """
     place = Home((home or default_home()).absolute())
+    database = store_address(store, place)
     address = Address(parse_host(host), port)
     if (tls_cert is None) != (tls_key is None):
         raise InvalidError("TLS needs both a certificate and its key", hint="give --tls-cert and --tls-key")
@@ -92,7 +94,7 @@ def command(
         url = f"{'https' if tls_cert else 'http'}://{Address(*listener.getsockname()[:2])}"
         settings = Settings(
             home=place,
-            store=store or os.environ.get("TILTH_STORE", "") or f"sqlite:///{place.store}",
+            store=database,
             serve_http=serve_http,
             serve_grpc=serve_grpc,
             node=_node_name(),
