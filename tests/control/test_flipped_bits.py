@@ -165,7 +165,7 @@ def test_no_version_is_made_of_a_damaged_blob(kept: Kept, harm: Harm) -> None:
     kept.up.made("POST", f"{_BASE}/models/{name}/versions", {"digest": kept.pushed})
 
 
-@pytest.mark.parametrize("harm", _HARMS)
+@pytest.mark.parametrize("harm", [_flipped, _torn])
 def test_a_damaged_blob_is_never_served(kept: Kept, harm: Harm) -> None:
     up, name = kept.up, f"e-{harm.__name__.strip('_')}"
     up.made("POST", f"{_BASE}/endpoints", {"name": name, "model": "m"})
@@ -188,6 +188,14 @@ def test_a_damaged_blob_is_never_served(kept: Kept, harm: Harm) -> None:
         trust_env=False,
     )
     assert answer.json()["outputs"][0]["data"] == pytest.approx(expected(), rel=1e-4)
+
+
+@pytest.mark.parametrize("harm", [_torn, _grown])
+def test_a_blob_of_another_length_is_replaced_when_it_is_uploaded_again(kept: Kept, harm: Harm) -> None:
+    name = digest(_LARGE)
+    kept.put(name, harm(_LARGE))
+    kept.up.made("PUT", f"{_BASE}/blobs/{name}", content=_LARGE)
+    assert kept.get(name) == _LARGE
 
 
 def test_a_lost_blob_is_missing_and_not_empty(kept: Kept) -> None:

@@ -84,6 +84,7 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._callers_due = self._callers_again = self._round_due = 0.0
+        self._callers_changed = True
         self._deaths, self._start_after = 0, 0.0
         self._why, self._up = "", False
         self._loop: asyncio.AbstractEventLoop
@@ -108,7 +109,7 @@ class Reconciler:
 
     def nudge(self) -> None:
         """Look at once: something wanted, or who may call, has changed. To be called in the event loop."""
-        self._callers_due = 0.0
+        self._callers_changed = True
         self._wake.set()
 
     async def run(self) -> None:
@@ -150,7 +151,8 @@ class Reconciler:
 
     async def _follow_callers(self) -> None:
         # Also a while later by a clock that nobody sets back: another process may have revoked a token meanwhile.
-        if time.time() < self._callers_due and time.monotonic() < self._callers_again:
+        due = time.time() >= self._callers_due or time.monotonic() >= self._callers_again
+        if not (due or self._callers_changed):
             return
 
         def write() -> float:
@@ -160,7 +162,13 @@ class Reconciler:
             callers.write(self._tokens, [own, *made])
             return until / 1e6 if until else float("inf")
 
-        self._callers_due = await asyncio.to_thread(write)
+        # Before it is read: what changes while the file is written is for the next round.
+        self._callers_changed = False
+        try:
+            self._callers_due = await asyncio.to_thread(write)
+        except BaseException:
+            self._callers_changed = True
+            raise
         self._callers_again = time.monotonic() + _CALLERS_S
 
     def _recall(self) -> None:
