@@ -27,7 +27,7 @@ from fastapi import FastAPI, Query
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tilth.client.errors import ConflictError, UnknownError
@@ -186,6 +186,9 @@ class Desk:
     async def _answered(self, request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
         try:
             return await work()
+        except ClientDisconnect:
+            # Nobody is there to be told.
+            return Response(status_code=400)
         except Exception as error:
             return problem.answer(_told(error))
 
