@@ -147,6 +147,8 @@ def test_every_backup_that_is_taken_while_others_write_is_whole(
                 folder = tmp_path / f"backup-{number % 2}"
                 done("backup", folder, "--home", tmp_path / "home", *store)
                 counts.append(json.loads(done("restore", folder, "--check", "--json"))["rows"])
+                seen = up.events()
+                until(lambda seen=seen: up.events() > seen)  # type: ignore[misc]
                 done("restore", folder, "--home", tmp_path / f"restored-{number}")
         finally:
             stop.set()

@@ -77,7 +77,7 @@ class Promote(Order):
 class Rollback(Order):
     """The deployment to go back to; none: the one before the newest."""
 
-    deployment: int | None = Field(default=None, ge=1)
+    deployment: int | None = Field(default=None, ge=1, examples=[2])
     note: Text = ""
 
 

@@ -102,13 +102,13 @@ class Alias(Shape):
 class AliasChange(Order):
     """The version that an alias is to name."""
 
-    number: int = Field(ge=1, le=999_999_999)
+    number: int = Field(ge=1, le=999_999_999, examples=[3])
 
 
 class NewStage(Order):
     """A stage that a version is to be in."""
 
-    stage: Stage
+    stage: Stage = Field(examples=["production"])
     note: Text = ""
 
 
@@ -130,7 +130,7 @@ class Approval(Shape):
 class Decision(Order):
     """What a second person says."""
 
-    accept: bool
+    accept: bool = Field(examples=[True])
     note: Text = ""
 
 

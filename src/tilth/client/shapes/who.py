@@ -34,8 +34,8 @@ class NewUser(Order):
 class UserChange(Order):
     """What to change of a user; what is left out stays."""
 
-    is_admin: bool | None = None
-    disabled: bool | None = None
+    is_admin: bool | None = Field(default=None, examples=[False])
+    disabled: bool | None = Field(default=None, examples=[True])
 
 
 class Token(Shape):
@@ -105,7 +105,7 @@ class NewProject(Order):
 class ProjectChange(Order):
     """What to change of a project."""
 
-    description: Text
+    description: Text = Field(examples=["cards and loans"])
 
 
 class Member(Shape):
@@ -120,4 +120,4 @@ class Member(Shape):
 class MemberChange(Order):
     """The role that a user is to have in a project."""
 
-    role: Role
+    role: Role = Field(examples=["developer"])
