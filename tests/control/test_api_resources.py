@@ -190,9 +190,11 @@ def test_every_error_says_what_why_and_what_to_try(crowd: World) -> None:
             continue
         names = [one.partition("}")[0] for one in template.split("{")[1:]]
         path = template.format_map({one: ids[one] for one in names})
-            {one.partition("}")[0]: ids.get(one.partition("}")[0], "0") for one in template.split("{")[1:]}
-        )
-        for who, more in ((None, request(name, crowd.ids["one"])), (None, {"content": b"{", "headers": {"Content-Type": "application/json"}}), ("", {})):
+        for who, more in (
+            (None, request(name, crowd.ids["one"])),
+            (None, {"content": b"{", "headers": {"Content-Type": "application/json"}}),
+            ("", {}),
+        ):
             if method == "GET" and who is None and more:
                 continue
             answer = crowd.asks.ask(method, path, who=who, **dict(more))
