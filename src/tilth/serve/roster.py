@@ -116,8 +116,10 @@ class Roster:
         self._changed()
 
     async def _loaded(self, version: Version, alone: bool) -> None:
+        # Of both tries: the first one may take a slot and fail, and what an earlier holder counted is still in it.
+        fresh = version.slot < 0
         try:
-            await self._load_once(version, alone)
+            await self._load_once(version, alone, fresh)
         except RefusedError as error:
             if self._certify is None or version.certified is not None:
                 raise
@@ -125,7 +127,7 @@ class Roster:
             out = self._runtime / f"certified-{version.model}-{version.version}-{time.monotonic_ns()}.tilth"
             await asyncio.to_thread(self._certify, version.path, out, self._watched(version))
             version.certified = out
-            await self._load_once(version, alone)
+            await self._load_once(version, alone, fresh)
 
     def _watched(self, version: Version) -> Progress:
         """Return what logs each stage of a certification, and ends it when the server is to end."""
@@ -140,9 +142,8 @@ class Roster:
 
         return progress
 
-    async def _load_once(self, version: Version, alone: bool) -> None:
+    async def _load_once(self, version: Version, alone: bool, fresh: bool) -> None:
         facts = await asyncio.to_thread(facts_of, version.source, self._device())
-        fresh = version.slot < 0
         self._take_slot(version)
         standing, isolation = version.standing, self._isolation
         version.inline = runs_inline(small=facts.small, alone=alone, standing=standing, isolation=isolation)
@@ -228,7 +229,7 @@ class Roster:
             slot = version.slot
             while version.may_start and not self.closing:
                 try:
-                    await self._load_once(version, alone=False)
+                    await self._load_once(version, alone=False, fresh=version.slot < 0)
                     version.state, version.reason = READY, ""
                 except UnavailableError as error:
                     self._strike(version, str(error))

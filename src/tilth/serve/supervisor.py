@@ -12,7 +12,7 @@ from typing import Any
 
 from tilth.core.address import Address
 from tilth.core.device import Device
-from tilth.core.errors import MissingError, TilthError, UnavailableError
+from tilth.core.errors import InvalidError, MissingError, TilthError, UnavailableError
 from tilth.serve import sources
 from tilth.serve.background import Background
 from tilth.serve.fleet import Fleet, Worker
@@ -23,7 +23,7 @@ from tilth.serve.roster import Certify, Roster
 from tilth.serve.runtime import runtime_folder
 from tilth.serve.settings import Settings
 from tilth.serve.traffic import Policy
-from tilth.serve.version import Model, Version
+from tilth.serve.version import READY, Model, Version
 
 _WATCH_S = 0.1
 _MEMORY_S = 2.0
@@ -194,9 +194,11 @@ class Supervisor:
         model = self._models.setdefault(name, Model(name, Policy()))
         for number, path in files.items():
             model.versions.setdefault(number, Version(name, number, Path(path))).path = Path(path)
-        if settings:
-            model.policy = policy_of(settings)
+        before = model.policy
+        model.policy = policy_of(settings) if settings else before
         wanted = self._wanted(model)
+        # Traffic follows when all of them answer: until then, and when one does not come up, it stays where it is.
+        asked, model.policy = model.policy, before if _serves(model, before) else model.policy
         for version in wanted:
             version.standing = Standing()
         alone = sum(one.slot >= 0 for one in self._all()) + sum(one.slot < 0 for one in wanted) == 1
@@ -204,6 +206,11 @@ class Supervisor:
         results = await asyncio.gather(
             *(self._roster.bring_up(version, alone=alone) for version in wanted), return_exceptions=True
         )
+        if any(isinstance(result, BaseException) for result in results) and _serves(model, before):
+            self._wanted(model)
+        else:
+            model.policy = asked
+            self._publish()
         for version in model.versions.values():
             if not version.wanted and version.slot >= 0:
                 await self._roster.take_down(version, "not wanted")
@@ -297,6 +304,15 @@ class Supervisor:
                 due = time.monotonic() + _MEMORY_S
                 self._publish()
             await asyncio.sleep(_WATCH_S)
+
+
+def _serves(model: Model, policy: Policy) -> bool:
+    """Return whether every version that a policy gives traffic to answers."""
+    try:
+        names = policy.served(list(model.versions))
+    except InvalidError:
+        return False
+    return bool(names) and all(model.versions[name].state == READY for name in names)
 
 
 def _opened(address: Address, *, listen: bool) -> socket.socket:
