@@ -181,7 +181,7 @@ def calling(client: httpx.Client, serving: str, token: str) -> Iterator[None]:
             while not over.is_set():
                 rate = 30 + 18 * np.sin((time.monotonic() - began) / 18) + chance.random() * 6
                 rows = [[1.0, 2.0]] if chance.random() < 0.004 else chance.sample(images, chance.choice([1, 1, 4]))
-                caller.post(f"http://{serving}/v1/models/digits-team.digits:predict", json={"instances": rows})
+                caller.post(f"{serving}/v1/models/digits-team.digits:predict", json={"instances": rows})
                 over.wait(1 / rate)
 
     thread = threading.Thread(target=work)
