@@ -106,7 +106,7 @@ def watched(bundle: Path, rows: np.ndarray) -> None:
     address = f"{found['serving']}/v1/models/{found['endpoint']['served_as']}:predict"
     for start in range(0, 320, 16):
         post(address, {"instances": rows[start : start + 16].tolist()}, (OUT / "token").read_text())
-    page = f"{told('status')['here']['address']}/console/projects/default/endpoints/digits"
+    page = f"{told('status')['here']['address']}/console/p/default/endpoints/digits"
     print(f"20 requests with 320 digits were answered at {address}")
     say(f"done: {bundle} holds the graph, the golden set, every build and its certificate, and serves")
     print(f"its page:  {page}\nsign in:   with the token in {OUT / 'token'}")

@@ -75,7 +75,7 @@ def test_help_and_a_typo_load_no_command() -> None:
 def test_a_typo_is_answered_with_the_nearest_command() -> None:
     done = tilth("devcies")
     assert done.returncode == 2
-    assert "Did you mean 'devices'?" in done.stderr
+    assert "Did you mean 'devices'" in done.stderr
     assert "hint: run `tilth --help`" in done.stderr
     assert done.stdout == ""
 

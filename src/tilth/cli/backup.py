@@ -22,7 +22,7 @@ def command(
     blobs: Annotated[str, typer.Option("--blobs", help="Its place for blobs, where `tilth up` was given one.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Copy everything of a control plane into a folder, also while it runs.
+    """Copy all of a control plane into a folder, also while it runs.
 
     It is of one moment. A second backup into the same folder copies only blobs that are not there yet, and the one
     before stays whole until it is replaced. Interrupted, run it again.

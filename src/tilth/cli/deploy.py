@@ -30,7 +30,7 @@ def command(
     project: InProject = "",
     as_json: AsJson = False,
 ) -> None:
-    """Serve a version at an endpoint, with all of its traffic or a part.
+    """Serve a version at an endpoint, with all traffic or a part.
 
     With --traffic 10% the versions that answer already keep the other 90%. A version that cannot be loaded never takes
     the place of one that serves. Waits until the control plane says what has come of it, and ends with 6 when it

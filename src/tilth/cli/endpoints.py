@@ -14,7 +14,7 @@ Name = Annotated[str, typer.Argument(help="The endpoint.")]
 
 
 def command(ctx: typer.Context, limit: Limit = MANY, project: InProject = "", as_json: AsJson = False) -> None:
-    """List endpoints; show one with its traffic, its history, or remove it.
+    """List endpoints; show one, its history, or remove it.
 
     Raises:
         TilthError: see docs/reference/exit-codes.md.

@@ -31,7 +31,9 @@ def command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Keep the address and token of a control plane for the commands below.
+    """Keep the address and token of a control plane.
+
+    The commands that talk to one use them: push, pull, deploy, models and the others.
 
     The token is asked for, or comes from --token-file, from `TILTH_TOKEN` or through a pipe; it is never an argument,
     which others on the machine could read. It is tried before it is kept, in a file that only you can read.
