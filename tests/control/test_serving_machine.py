@@ -315,3 +315,12 @@ def test_an_endpoint_without_a_server_or_a_deployment_is_told() -> None:
     assert report(down).state == "stopped" and report(down).versions["1"]["state"] == "loading"
     assert report(replace(down, why="no port")).message == "no port"
     assert report(after(State(up=True), want(1, promoted("1")))[0]).message == "deployment 1 is on its way"
+
+
+def test_a_look_from_before_does_not_say_that_what_was_loaded_is_not_there() -> None:
+    shares = Shares({"1": 100.0}, {})
+    state, _ = step(State(up=True, shelf={"1": "d"}), Want(1, shares, {"1": "d"}))
+    assert state.phase == "loading"
+    state, _ = step(state, Look({"1": Seen("unavailable", "not wanted")}))
+    state, _ = step(state, Done())
+    assert report(state).state == "ready"

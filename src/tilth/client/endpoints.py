@@ -20,7 +20,9 @@ from tilth.client.wire import made
 from tilth.core.errors import RefusedError, UnavailableError
 
 _AGAIN_S = 0.2
-_GOOD, _BAD = ("ready", "empty"), ("degraded", "failed")
+_GOOD = ("ready", "empty")
+#: How long an endpoint may be degraded before that is what has come of it.
+_LAME_S = 5.0
 _UNHEARD = "nothing was heard of it"
 
 
@@ -73,7 +75,7 @@ class Endpoints(Noun):
             RefusedError: it does not serve, and why; what served before goes on.
             UnavailableError: nobody knows after `wait_s`.
         """
-        began = time.monotonic()
+        began = lame = time.monotonic()
         while True:
             found = self.get(wanted.name)
             seen = found.standing
@@ -81,7 +83,10 @@ class Endpoints(Noun):
             state, message = (seen.state, seen.message) if seen is not None and known else ("deploying", _UNHEARD)
             if state in _GOOD or not wait_s:
                 return found
-            if state in _BAD:
+            if state != "degraded":
+                lame = time.monotonic()
+            # A server that is looked at while it changes over shows a version that is about to answer.
+            if state == "failed" or time.monotonic() - lame > _LAME_S:
                 raise _failed(wanted, state, message)
             waited = time.monotonic() - began
             if waited > wait_s:

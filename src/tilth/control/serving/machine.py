@@ -22,6 +22,9 @@ class Seen:
     build: str = ""
 
 
+_READY = Seen("ready")
+
+
 @dataclass(frozen=True)
 class State:
     """One endpoint.
@@ -185,8 +188,11 @@ def _done(state: State) -> State:
         case "shelving", Shelve(version, digest):
             return replace(state, shelf={**state.shelf, version: digest}, **_cleared(state))
         case "loading", Load(shares):
-            number = state.task_number
-            return replace(state, applied=shares, applied_number=number, lost="", **_cleared(state))
+            # It was answered when all of them were: a look from before that is no longer true.
+            known = {one: state.seen.get(one, _READY) for one in shares.versions}
+            seen = {**state.seen, **{one: was if was.state == "ready" else _READY for one, was in known.items()}}
+            told = {"applied": shares, "applied_number": state.task_number, "lost": "", "seen": seen}
+            return replace(state, **told, **_cleared(state))  # type: ignore[arg-type]
         case "restoring", _:
             return replace(state, lost="")
         case "unloading", _:
