@@ -1,13 +1,21 @@
 """Requests that try another door, that never end, or that two programs read in two ways; against a real port."""
 
+import asyncio
 import contextlib
 import json
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from plane import Up, World, sample, world
+from starlette.requests import Request
+
+from tilth.control.api.body import gathered
+from tilth.core.digest import digest
+from tilth.core.errors import UnavailableError
 
 LATE_S = 15.0
 
@@ -37,7 +45,7 @@ def raw(up: Up, data: bytes, *, limit_s: float = LATE_S) -> bytes:
         with contextlib.suppress(OSError):
             while part := own.recv(65536):
                 made += part
-                if b"\r\n\r\n" in made and _is_whole(made):
+                if b"\r\n\r\n" in made and (data.startswith(b"HEAD ") or _is_whole(made)):
                     break
         return made
 
@@ -213,6 +221,108 @@ def test_a_hundred_thousand_tiny_chunks_are_no_burden(up: Up) -> None:
     began = time.monotonic()
     found = raw(up, data + b"1\r\n{\r\n" * 100_000 + b"0\r\n\r\n")
     assert status(found) in (0, 400, 413) and time.monotonic() - began < LATE_S
+
+
+def test_trailers_without_end_are_cut_off_and_not_kept(up: Up) -> None:
+    """Also of who is nobody: they come behind an answer that was given long before."""
+    before = memory(up)
+    lines = ("Transfer-Encoding: chunked", "Content-Type: application/json")
+    with socket.create_connection(("127.0.0.1", up.port), timeout=LATE_S) as own:
+        own.sendall(head(up, "POST", "/v1/users", *lines, who="") + b"1\r\n{\r\n0\r\n")
+        with pytest.raises(OSError):
+            for _ in range(400):
+                own.sendall(b"a:b\r\n" * 10_000)
+    assert memory(up) - before < 64 << 20
+
+
+def memory(up: Up) -> int:
+    """Return the bytes of memory that the control plane has."""
+    pages = Path(f"/proc/{up.pid}/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * resource.getpagesize()
+
+
+def test_a_field_behind_the_body_is_none_of_the_request(crowd: World, up: Up) -> None:
+    path, viewer = "/v1/projects/one/models/m", crowd.people["viewer"]
+    lines = ("Transfer-Encoding: chunked", "Content-Type: application/json", "Trailer: Authorization, If-Match")
+    body = b"2\r\n{}\r\n0\r\n"
+    late = f"Authorization: Bearer {up.secret}\r\n".encode()
+    assert status(raw(up, head(up, "PATCH", path, *lines, who="") + body + late + b"\r\n")) == 401
+    assert status(raw(up, head(up, "PATCH", path, *lines, who=viewer) + body + late + b"\r\n")) == 403
+    small = head(up, "GET", path, "Transfer-Encoding: chunked") + b"0\r\nIf-None-Match: *\r\nX: y\r\n\r\n"
+    assert status(raw(up, small)) == 200
+
+
+def test_a_body_in_many_chunks_with_a_trailer_is_understood(up: Up) -> None:
+    """What a well-behaved client sends; the limits are not for it."""
+    blob = bytes(range(256)) * 1024
+    name = digest(blob)
+    lines = ("Transfer-Encoding: chunked", "Content-Type: application/json")
+    told = json.dumps({"digests": [name]}).encode()
+    body = b"".join(b"%x\r\n%s\r\n" % (1, told[at : at + 1]) for at in range(len(told)))
+    padded = b"%x\r\n%s\r\n" % (200_000, b" " * 200_000)
+    for rest in (b"0\r\n\r\n", b"0\r\nX-Sum: 7\r\n\r\n", padded + b"0\r\n\r\n"):
+        found = raw(up, head(up, "POST", "/v1/projects/one/blobs/missing", *lines) + body + rest)
+        assert status(found) == 200 and name.encode() in found
+
+
+def test_a_sender_that_never_ends_does_not_keep_its_place(up: Up) -> None:
+    """A head, and a body that was answered before it came, each a byte at a time."""
+    begun = {
+        "head": b"GET /v1/me HTTP/1.1\r\nX: ",
+        "body": head(up, "POST", "/v1/users", "Content-Length: 1000000", who=""),
+        "silence": b"",
+    }
+    with contextlib.ExitStack() as stack:
+        left = {}
+        for name, data in begun.items():
+            left[name] = own = stack.enter_context(socket.create_connection(("127.0.0.1", up.port), timeout=LATE_S))
+            own.sendall(data)
+        until = time.monotonic() + 3 * LATE_S
+        while left and time.monotonic() < until:
+            time.sleep(0.25)
+            for name, own in list(left.items()):
+                try:
+                    own.sendall(b"" if name == "silence" else b"a")
+                    own.settimeout(0.01)
+                    ended = not own.recv(65536)
+                except TimeoutError:
+                    ended = False
+                except OSError:
+                    ended = True
+                if ended:
+                    del left[name]
+        assert not left
+
+
+@pytest.mark.parametrize("kind", ["silent", "a byte at a time", "gone"])
+def test_a_body_that_does_not_come_is_given_up(kind: str) -> None:
+    async def receive() -> dict[str, object]:
+        if kind == "gone":
+            return {"type": "http.disconnect"}
+        await asyncio.sleep(60 if kind == "silent" else 0.01)
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+    with pytest.raises(UnavailableError):
+        asyncio.run(gathered(request, 1 << 20, within_s=0.2))
+
+
+def test_who_goes_away_in_the_middle_of_a_form_leaves_no_trace_in_the_log(up: Up) -> None:
+    """The page to sign in is for everybody, and so would be the log."""
+    lines = ("Content-Type: application/x-www-form-urlencoded", f"Origin: {up.address}", "Content-Length: 100")
+    with socket.create_connection(("127.0.0.1", up.port), timeout=LATE_S) as own:
+        own.sendall(head(up, "POST", "/console/sign-in", *lines, who="") + b"token=")
+        own.shutdown(socket.SHUT_WR)
+        own.recv(65536)
+    assert up.ask("GET", "/v1/me").status_code == 200
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "h2c", "TLS/1.0"])
+def test_another_protocol_opens_nothing_without_a_token(protocol: str, up: Up) -> None:
+    lines = ("Connection: Upgrade", f"Upgrade: {protocol}", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
+    for path in ("/v1/events/stream", "/console/live"):
+        found = raw(up, head(up, "GET", path, *lines, "Sec-WebSocket-Version: 13", who=""), limit_s=3)
+        assert status(found) in (303, 400, 401, 404), found[:200]
 
 
 SMUGGLED = b"GET /v1/users HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"

@@ -18,17 +18,22 @@ from tilth.core.errors import UnavailableError
 
 _HEAD_BYTES = 32 << 10
 _HEAD_S, _IDLE_S = 10.0, 30.0
+#: How long a body may still come that nobody waits for: its sender may not have read the answer yet.
+_UNREAD_S = 10.0
 _MOST_CONNECTIONS = 2048
 _END_S = 5
 
 
 class _Protocol(HttpToolsProtocol):  # type: ignore[misc]
-    """uvicorn's protocol; a head has to be whole within 10 s and 32 KiB."""
+    """uvicorn's protocol; a head has to be whole within 10 s and 32 KiB, and trailers are passed over."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._head_bytes = 0
         self._in_head = True
+        #: Bytes behind the head of a chunk that has no body so far; None where there is none, -1 where it just began.
+        self._trailer_bytes: int | None = None
+        self._arriving: Any = None
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(_HEAD_S, self._late)
 
     def data_received(self, data: bytes) -> None:
@@ -40,6 +45,10 @@ class _Protocol(HttpToolsProtocol):  # type: ignore[misc]
                 self._refuse(b"431 Request Header Fields Too Large")
         else:
             super().data_received(data)
+            if self._trailer_bytes is not None:
+                self._trailer_bytes = self._trailer_bytes + len(data) if self._trailer_bytes >= 0 else 0
+                if self._trailer_bytes > _HEAD_BYTES:
+                    self._refuse(b"431 Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -47,12 +56,36 @@ class _Protocol(HttpToolsProtocol):  # type: ignore[misc]
         if self._timer is None:
             self._timer = self.loop.call_later(_HEAD_S, self._late)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What stands behind the body was not there when it was decided who asks.
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
+        self._arriving = self.cycle
+
+    def on_chunk_header(self) -> None:
+        """Note that a chunk begins; the last one has no body, and trailers come behind it."""
+        self._trailer_bytes = -1
+
+    def on_message_complete(self) -> None:
+        self._trailer_bytes = self._arriving = None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._arriving is not None:
+            self.loop.call_later(_UNREAD_S, self._end_unread, self._arriving)
+
+    def _end_unread(self, cycle: Any) -> None:
+        if self._arriving is cycle and cycle.response_complete:
+            self.transport.close()
 
     def on_body(self, body: bytes) -> None:
+        self._trailer_bytes = None
         cycle = self.cycle
         if cycle.body or cycle.response_complete:
             super().on_body(body)

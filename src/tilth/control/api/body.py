@@ -1,15 +1,17 @@
 """A request's body: JSON that says one thing, whoever reads it."""
 
+import asyncio
 import json
 from collections.abc import Iterable
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from tilth.control.api.problem import MediaTypeError, TooLargeError, shown
-from tilth.core.errors import InvalidError
+from tilth.core.errors import InvalidError, UnavailableError
 
 MOST_BYTES = 1 << 20
+_LATE_S = 30.0
 
 
 async def read(request: Request) -> bytes:
@@ -18,6 +20,7 @@ async def read(request: Request) -> bytes:
     Raises:
         MediaTypeError: it is not said to be JSON; a browser sends nothing else from other sites without asking first.
         TooLargeError: it has more than 1 MiB.
+        UnavailableError: it does not come.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -26,11 +29,28 @@ async def read(request: Request) -> bytes:
             why=f"its type is `{shown(kind)}`",
             hint="send `Content-Type: application/json`",
         )
+    return await gathered(request, MOST_BYTES)
+
+
+async def gathered(request: Request, most_bytes: int, *, within_s: float = _LATE_S) -> bytes:
+    """Return a body of any kind, whole.
+
+    Raises:
+        TooLargeError: it has more than `most_bytes`.
+        UnavailableError: it is not here `within_s`, or whoever sends it went away: a sender that is silent, or sends a
+            byte at a time, must not keep its place for ever.
+    """
     made = bytearray()
-    async for block in request.stream():
-        made += block
-        if len(made) > MOST_BYTES:
-            raise TooLargeError("the body is too large", why=f"at most {MOST_BYTES} bytes are taken here")
+    try:
+        async with asyncio.timeout(within_s):
+            async for block in request.stream():
+                made += block
+                if len(made) > most_bytes:
+                    raise TooLargeError("the body is too large", why=f"at most {most_bytes} bytes are taken here")
+    except TimeoutError:
+        raise UnavailableError("the body has not come", why=f"{within_s:g} s are given to it") from None
+    except ClientDisconnect:
+        raise UnavailableError("the body broke off", why="whoever sent it went away") from None
     return bytes(made)
 
 

@@ -6,8 +6,8 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
-from tilth.control.api import problem
-from tilth.control.api.problem import MediaTypeError, TooLargeError
+from tilth.control.api import body, problem
+from tilth.control.api.problem import MediaTypeError
 from tilth.core.errors import InvalidError
 
 MOST_BYTES = 64 << 10
@@ -71,18 +71,14 @@ async def read(request: Request) -> Form:
         MediaTypeError: it is of another kind.
         TooLargeError: it is longer than 64 KiB.
         InvalidError: it is not UTF-8, or has too many fields.
+        UnavailableError: it does not come.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
         raise MediaTypeError(
             "this is not a form", why=f"its type is `{problem.shown(kind)}`", hint="use the page's own"
         )
-    made = bytearray()
-    async for block in request.stream():
-        made += block
-        if len(made) > MOST_BYTES:
-            raise TooLargeError("the form is too large", why=f"at most {MOST_BYTES} bytes are taken", hint="shorten it")
-    return parsed(bytes(made))
+    return parsed(await body.gathered(request, MOST_BYTES))
 
 
 def parsed(data: bytes) -> Form:

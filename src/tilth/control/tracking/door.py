@@ -24,9 +24,9 @@ from starlette.types import Receive, Scope, Send
 from tilth.client.errors import ForbiddenError, UnknownError
 from tilth.control import secret
 from tilth.control.access import Principal
+from tilth.control.api import body as request_body
 from tilth.control.api import problem
 from tilth.control.api.desk import Desk, Route
-from tilth.control.api.problem import TooLargeError
 from tilth.control.clock import now_us
 from tilth.control.console import cookie
 from tilth.control.records import principals
@@ -133,15 +133,9 @@ class Door:
             return None
         if rule.carries == "bytes":
             return None
-        data = bytearray()
-        async for block in request.stream():
-            data += block
-            if len(data) > screen.MOST_JSON_BYTES:
-                raise TooLargeError(
-                    "the body is too large", why=f"at most {screen.MOST_JSON_BYTES} bytes are taken here"
-                )
+        data = await request_body.gathered(request, screen.MOST_JSON_BYTES)
         headers = request.headers
-        body = screen.json_of(headers.get("content-type", ""), headers.get("content-encoding", ""), bytes(data))
+        body = screen.json_of(headers.get("content-type", ""), headers.get("content-encoding", ""), data)
         if why := self._tracker.refusal(path, body):
             raise RefusedError(
                 "the request would make the tracking server use another place than its own",
