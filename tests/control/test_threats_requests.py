@@ -14,7 +14,7 @@ from plane import Up, World, sample, world
 from starlette.requests import Request
 
 from tilth.control.api.body import gathered
-from tilth.core.digest import digest
+from tilth.core.digest import canonical_json, digest
 from tilth.core.errors import UnavailableError
 
 LATE_S = 15.0
@@ -263,6 +263,13 @@ def test_a_body_in_many_chunks_with_a_trailer_is_understood(up: Up) -> None:
     for rest in (b"0\r\n\r\n", b"0\r\nX-Sum: 7\r\n\r\n", padded + b"0\r\n\r\n"):
         found = raw(up, head(up, "POST", "/v1/projects/one/blobs/missing", *lines) + body + rest)
         assert status(found) == 200 and name.encode() in found
+    with socket.create_connection(("127.0.0.1", up.port), timeout=LATE_S) as own:
+        # A long piece that ends with the head of the last chunk is no long trailer.
+        own.sendall(head(up, "POST", "/v1/projects/one/blobs/missing", *lines) + body)
+        own.sendall(padded + b"0\r\n")
+        time.sleep(0.5)
+        own.sendall(b"\r\n")
+        assert status(own.recv(65536)) == 200
 
 
 def test_a_sender_that_never_ends_does_not_keep_its_place(up: Up) -> None:
@@ -401,6 +408,61 @@ def test_five_hundred_silent_sockets_do_not_keep_others_out(up: Up) -> None:
         for _ in range(10):
             assert up.ask("GET", "/v1/me").status_code == 200
         assert time.monotonic() - began < LATE_S
+
+
+# -- addresses that it could fetch
+
+
+PLACES = {"url", "uri", "href", "link", "host", "address", "endpoint_url", "path", "file", "folder", "server",
+          "command", "callback", "webhook", "issuer", "store", "bucket", "image", "location", "redirect"}  # fmt: skip
+
+
+def test_no_request_has_a_field_for_a_place_that_would_be_fetched(crowd: World) -> None:
+    """Issuer, store and bucket are for who starts it; a field that names a place wants a look at what it leads to."""
+    document = crowd.asks.get("/v1/openapi.json")
+    parts, waiting, seen = document["components"]["schemas"], [], set()
+    for methods in document["paths"].values():
+        for told in methods.values():
+            waiting += [one["schema"] for one in told.get("requestBody", {}).get("content", {}).values()]
+            seen |= {one["name"] for one in told.get("parameters", ()) if one["in"] == "query"}
+    while waiting:
+        told = waiting.pop()
+        if isinstance(told, dict):
+            assert told.get("format") not in ("uri", "uri-reference", "iri", "hostname", "ipv4"), told
+            name = str(told.get("$ref", "")).rpartition("/")[2]
+            new = set(told.get("properties", {})) | ({name} - seen if name else set())
+            seen |= new
+            waiting += [parts[name]] if name in new else []
+        waiting += told.values() if isinstance(told, dict) else told if isinstance(told, list) else ()
+    assert {"lineage", "run", "digest", "labels", "limit"} <= seen
+    assert not seen & PLACES
+
+
+def test_an_address_in_any_text_is_fetched_by_nobody(crowd: World) -> None:
+    up: Up = crowd.asks
+    one = "/v1/projects/one"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = f"http://127.0.0.1:{listener.getsockname()[1]}/latest/meta-data"
+        text = {"description": place, "tags": {"link": place}}
+        lineage = {"run": place, "data": [place], "parent": place, "code": f"git:{place}"}
+        up.made("PATCH", one, {"description": place})
+        up.made("POST", f"{one}/models", {"name": "linked", **text})
+        up.made("PATCH", f"{one}/models/linked", text)
+        manifest = json.loads(sample(7.0).manifest) | {"name": place}
+        up.push("one", "linked", sample(7.0).altered(canonical_json(manifest)), lineage=lineage, **text)
+        up.made("POST", f"{one}/models/linked/versions/1/stage", {"stage": "staging", "note": place})
+        up.made("POST", f"{one}/endpoints", {"name": "linked", "model": "linked", "description": place})
+        up.made("POST", f"{one}/endpoints/linked/deploy", {"version": "1", "note": place})
+        devices = [{"name": place, "target": "cpu-x86_64", "facts": {"address": place}}]
+        up.made("POST", "/v1/nodes", {"name": "linked", "labels": {"address": place}, "devices": devices})
+        session = up.client.post("/console/sign-in", data={"token": up.secret}, headers={"Origin": up.address})
+        assert session.status_code == 303
+        for page in ("models/linked", "models/linked/versions/1", "endpoints/linked", "events"):
+            assert up.client.get(f"/console/p/one/{page}").status_code == 200, page
+        up.client.cookies.clear()
+        listener.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            listener.accept()
 
 
 # -- exports

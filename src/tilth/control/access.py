@@ -1,7 +1,8 @@
 """Who may do what: roles in projects, and the one question that every route asks; pure.
 
 A *role* is what a user is in a project, each one including those before it: a caller uses endpoints, a viewer reads, a
-developer makes models and versions, an operator changes what runs, an admin says who is in the project. An
+developer makes models and versions, an operator changes what runs, an admin says who is in the project, and which
+rules of a model they all keep. An
 *administrator* of the installation is all of that everywhere, makes projects and users, and reads everything that
 happened. A token narrows what its user may do, to one project and to one role, and never widens it.
 """
@@ -24,6 +25,8 @@ IN_PROJECT: Mapping[str, Role] = {
     "member.change": "admin",
     "model.read": "viewer",
     "model.change": "developer",
+    # Who needs a second person must not be able to do without one by taking the rule away.
+    "model.rule": "admin",
     "version.push": "developer",
     "version.change": "developer",
     "version.stage": "operator",

@@ -29,7 +29,7 @@ class NewUpload(Order):
     """A blob that is to be uploaded."""
 
     digest: Digest
-    size_bytes: int = Field(ge=0, le=64 << 30)
+    size_bytes: int = Field(ge=0, le=64 << 30, examples=[1_048_576])
 
 
 class Upload(Shape):

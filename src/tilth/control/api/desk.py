@@ -128,13 +128,16 @@ class Desk:
         status: int = 200,
         once: bool = False,
         prepare: Prepare | None = None,
+        match: bool | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare a change: a handler `(call, ...) -> Shape | None` that uses `call.change`.
 
         The answer to `once` is not kept for who repeats it, as it holds a secret. What takes long comes before the
-        transaction: `prepare` gets what the handler gets, and returns more arguments for it.
+        transaction: `prepare` gets what the handler gets, and returns more arguments for it. `match` says whether the
+        handler looks at `call.match`; None: it does where it changes or removes what has an ETag.
         """
-        return self._declared(method, path, action, summary, status, self._changing, once=once, prepare=prepare)
+        more = {"once": once, "prepare": prepare, "match": match}
+        return self._declared(method, path, action, summary, status, self._changing, **more)
 
     def stream(
         self, method: str, path: str, action: str, *, summary: str, status: int = 200, kind: str = "application/json"
@@ -150,7 +153,7 @@ class Desk:
     ) -> Callable[[Handler], Handler]:
         def declare(handler: Handler) -> Handler:
             form = _Form(handler, path)
-            kind = more.pop("kind", "application/json")
+            kind, match = more.pop("kind", "application/json"), more.pop("match", None)
 
             async def answer(request: Request) -> Response:
                 return await self._answered(request, lambda: serve(request, action, form, status, **more))
@@ -174,7 +177,7 @@ class Desk:
                 responses=_documented(method, code, kind),
                 operation_id=handler.__name__,
                 tags=[action.partition(".")[0]],
-                openapi_extra=_headers(method, status),
+                openapi_extra=_headers(method, _matches(method, status, shape) if match is None else match),
             )
             self.routes.append(Route(method, path, action))
             return handler
@@ -218,7 +221,13 @@ class Desk:
         query = form.query(request) | form.body(await body.read(request) if form.takes_body else b"")
         asked = hashlib.sha256(f"{request.method} {request.url.path}\n".encode() + form.raw(query)).hexdigest()
         key = _key(request) if request.method == "POST" else None
-        more = await prepare(first, **form.path(request), **query) if prepare is not None else {}
+        more = {}
+        if prepare is not None:
+            # What it looked at when the request came first may be gone by now.
+            kept = await self._aside(self._readers, partial(self._kept, first, key, asked))
+            if kept is not None:
+                return _repeated(*kept)
+            more = await prepare(first, **form.path(request), **query)
 
         def run() -> Response:
             with self.database.write() as connection:
@@ -239,6 +248,12 @@ class Desk:
             return answer
 
         return await self._aside(self._writers, run)
+
+    def _kept(self, call: Call, key: str | None, asked: str) -> tuple[int, str] | None:
+        if key is None:
+            return None
+        with self.database.read() as connection:
+            return repeats.find(connection, call.principal.user_id, key, asked, now_us())
 
     async def _streaming(self, request: Request, action: str, form: "_Form", status: int) -> Response:
         call = await self._aside(self._readers, partial(self.admit, request, action))
@@ -499,7 +514,13 @@ def _documented(method: str, status: int, kind: str) -> dict[int | str, dict[str
     return made
 
 
-def _headers(method: str, status: int) -> dict[str, Any]:
+def _matches(method: str, status: int, shape: Any) -> bool:
+    """Return whether a handler that answers `shape` changes what has an ETag: what is made (201) was not there."""
+    has_tag = shape is None or "etag" in getattr(shape, "model_fields", ())
+    return method != "GET" and has_tag and (method != "POST" or status == 200)
+
+
+def _headers(method: str, match: bool) -> dict[str, Any]:
     def header(name: str, words: str) -> dict[str, Any]:
         return {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": words}
 
@@ -508,7 +529,7 @@ def _headers(method: str, status: int) -> dict[str, Any]:
         made.append(
             header("Idempotency-Key", "Names this request, so that it can be sent again without a second effect.")
         )
-    if method in ("PUT", "PATCH", "DELETE") or (method == "POST" and status == 200):
+    if match:
         made.append(header("If-Match", "The ETag that you read; when it is another meanwhile, nothing is changed."))
     if method == "GET":
         made.append(header("If-None-Match", "The ETag that you have; when it is still that, the answer is 304."))

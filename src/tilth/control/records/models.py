@@ -9,6 +9,7 @@ from tilth.client.errors import ConflictError
 from tilth.client.names import checked
 from tilth.client.shapes.model import Model, ModelChange, NewModel
 from tilth.client.shapes.shape import Listing
+from tilth.control.access import check
 from tilth.control.change import Change
 from tilth.control.clock import iso
 from tilth.control.etag import etag, expect
@@ -77,11 +78,14 @@ def alter(change: Change, project: sa.RowMapping, name: str, order: ModelChange,
 
     Raises:
         MissingError: there is none of this name.
+        ForbiddenError: its rules for stages would be others, and who asks is no admin of the project.
         StaleError: it was changed meanwhile.
     """
     row = found(change.connection, project["id"], name)
     expect(match, row["rev"])
     values = {key: value for key, value in order.model_dump().items() if value is not None}
+    if any(values.get(rule, row[rule]) != row[rule] for rule in ("approve", "deploy")):
+        check(change.principal, "model.rule", project["id"])
     change.update(models, row["id"], row["rev"], values)
     change.tell("model.change", subject(project, name), project["id"], **values)
     return get(change.connection, project["id"], name)

@@ -142,18 +142,20 @@ def put_member(change: Change, row: sa.RowMapping, user: str, order: MemberChang
     return _member(after | {"name": user})
 
 
-def remove_member(change: Change, row: sa.RowMapping, user: str) -> None:
+def remove_member(change: Change, row: sa.RowMapping, user: str, match: str | None = None) -> None:
     """Take a user out of a project.
 
     Raises:
         MissingError: it is not in it.
         ConflictError: the project would have no admin.
+        StaleError: it was changed meanwhile.
     """
     who = user_records.found(change.connection, user)
     key = (members.c.project_id == row["id"]) & (members.c.user_id == who["id"])
     before = change.connection.execute(sa.select(members).where(key)).mappings().first()
     if before is None:
         raise MissingError(f"`{user}` is not a member of `{row['name']}`")
+    expect(match, before["rev"])
     _check_admins(change, row, before)
     change.connection.execute(members.delete().where(key))
     change.tell("member.remove", f"{row['name']}/members/{user}", row["id"])

@@ -68,15 +68,19 @@ def ask(
     return get(change.connection, project["id"], made["id"])
 
 
-def decide(change: Change, project: sa.RowMapping, approval_id: str, order: Decision) -> Approval:
+def decide(
+    change: Change, project: sa.RowMapping, approval_id: str, order: Decision, match: str | None = None
+) -> Approval:
     """Accept or reject a version on its way into a stage.
 
     Raises:
         MissingError: there is no such approval in the project.
         ConflictError: it is decided.
         ForbiddenError: who asked wants to accept.
+        StaleError: it was changed meanwhile.
     """
     row = _found(change.connection, project["id"], approval_id)
+    expect(match, row["rev"])
     if row["state"] != "waiting":
         raise ConflictError(f"it is {row['state']} already")
     if order.accept and row["created_by"] == change.principal.user_id:

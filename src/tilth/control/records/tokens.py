@@ -12,7 +12,7 @@ from tilth.control import secret
 from tilth.control.access import ROLES, Principal, Role, no_project
 from tilth.control.change import Change
 from tilth.control.clock import iso, iso_or_none
-from tilth.control.etag import etag
+from tilth.control.etag import etag, expect
 from tilth.control.records import users as user_records
 from tilth.control.store.paging import page
 from tilth.control.store.tables import projects, sessions, tokens, users
@@ -118,13 +118,15 @@ def get(connection: sa.Connection, asks: Principal, token_id: str) -> Token:
     return _shape(_found(connection, asks, token_id))
 
 
-def revoke(change: Change, token_id: str) -> None:
+def revoke(change: Change, token_id: str, match: str | None = None) -> None:
     """End a token, and every session that it opened; it stays in lists. Ending it twice is no error.
 
     Raises:
         MissingError: there is none that may be seen.
+        StaleError: it was changed meanwhile.
     """
     row = _found(change.connection, change.principal, token_id)
+    expect(match, row["rev"])
     change.connection.execute(sessions.delete().where(sessions.c.token_id == token_id))
     if row["revoked_us"] is None:
         change.update(tokens, token_id, row["rev"], {"revoked_us": change.at_us})

@@ -88,7 +88,7 @@ def _pieces(desk: Desk, landing: Landing, intake: "_Intake") -> None:
         row = blobs.upload(call.connection, call.project["id"], upload)
         return intake.told(upload, row["digest"], row["size_bytes"])
 
-    @desk.change("DELETE", f"{_PROJECT}/uploads/{{upload}}", "version.push", summary="Give up an upload")
+    @desk.change("DELETE", f"{_PROJECT}/uploads/{{upload}}", "version.push", summary="Give up an upload", match=False)
     def give_up_upload(call: Call, upload: str) -> None:
         with landing.held(upload):
             blobs.give_up(call.change, call.project, upload)

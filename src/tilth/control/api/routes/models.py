@@ -147,7 +147,12 @@ def _aliases(desk: Desk) -> None:
 
 def _stages(desk: Desk) -> None:
     @desk.change(
-        "POST", f"{_VERSION}/stage", "version.stage", summary="Put a version into a stage, or ask for it", status=201
+        "POST",
+        f"{_VERSION}/stage",
+        "version.stage",
+        summary="Put a version into a stage, or ask for it",
+        status=201,
+        match=True,
     )
     def stage_version(call: Call, model: str, version: str, body: NewStage) -> Approval:
         return stages.ask(call.change, call.project, _model(call, model), version, body, call.match)
@@ -170,7 +175,7 @@ def _stages(desk: Desk) -> None:
         "POST", "/v1/projects/{project}/approvals/{approval}", "version.stage", summary="Accept or reject a version"
     )
     def decide_approval(call: Call, approval: str, body: Decision) -> Approval:
-        return stages.decide(call.change, call.project, approval, body)
+        return stages.decide(call.change, call.project, approval, body, call.match)
 
 
 def _model(call: Call, name: str) -> Any:

@@ -89,7 +89,7 @@ def _tokens(desk: Desk) -> None:
 
     @desk.change("DELETE", "/v1/tokens/{token}", "token.revoke", summary="Revoke a token")
     def revoke_token(call: Call, token: str) -> None:
-        tokens.revoke(call.change, token)
+        tokens.revoke(call.change, token, call.match)
 
 
 def _projects(desk: Desk) -> None:
@@ -125,4 +125,4 @@ def _members(desk: Desk) -> None:
 
     @desk.change("DELETE", f"{_PROJECT}/members/{{user}}", "member.change", summary="Take a user out of a project")
     def remove_member(call: Call, user: str) -> None:
-        projects.remove_member(call.change, call.project, user)
+        projects.remove_member(call.change, call.project, user, call.match)

@@ -68,7 +68,7 @@ def _changes(door: Door, show: Any) -> None:
         models.alter(call.change, call.project, ask.path["model"], wanted, call.match)
         return _back(call, ask, "changed")
 
-    @door.form(f"{_ONE}/rules", "model.change", "rules", show)
+    @door.form(f"{_ONE}/rules", "model.rule", "rules", show)
     def change_rules(call: Call, ask: Ask) -> Go:
         wanted = order(ModelChange, approve=ask.form.every("approve"), deploy=ask.form.every("deploy"))
         models.alter(call.change, call.project, ask.path["model"], wanted, call.match)
